@@ -1,0 +1,1 @@
+"""Frozen values, named by the glossary in ``protocol/glossary.md``."""

@@ -1,0 +1,259 @@
+"""One type a message.
+
+A *signed body* starts with a tag that names domain, version and type, and names its network and
+its job, so that a signature cannot be used anywhere else. It travels inside :class:`Sealed`, whose
+signature covers the bytes as sent. A *stream message* is what two connected peers say to each
+other; the connection has already proved who says it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from p2pfleet.core.model.ids import (
+    CidField,
+    DigestField,
+    FrameHash,
+    FrameHashField,
+    JobId,
+    JobIdField,
+    NetworkIdField,
+    PeerIdField,
+    sha256,
+)
+from p2pfleet.core.model.job import MAX_UNITS, Bytes, Comparison, Limits, StopRule, UnitIndex
+from p2pfleet.core.wire.names import MAX_FRAME_BYTES
+
+SIGNATURE_PREFIX = b"p2pfleet-signed-1:"
+
+Clock = Annotated[int, Meta(ge=0, lt=2**53)]
+Counter = Annotated[int, Meta(ge=0, lt=2**53)]
+ShortText = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(min_length=1, max_length=120)]
+
+
+class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Manifest(_Body, frozen=True, tag="p2pfleet/1/manifest"):
+    """A job as its publisher signed it. The job's id is the SHA-256 of this body's bytes.
+
+    Times are wall-clock milliseconds since 1970 by the publisher's clock; ``lease_ms`` is a
+    duration. ``total_bytes`` is what a volunteer that did every unit would fetch.
+    """
+
+    network: NetworkIdField
+    publisher: PeerIdField
+    name: Name
+    model: CidField
+    model_bytes: Bytes
+    table: CidField
+    table_bytes: Bytes
+    units: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
+    total_bytes: Annotated[int, Meta(ge=0, le=2**50)]
+    limits: Limits
+    comparison: Comparison
+    stop: StopRule
+    shards: Annotated[int, Meta(ge=1, le=4096)]
+    lease_ms: Annotated[int, Meta(ge=1_000, le=24 * 3600 * 1000)]
+    issued_ms: Clock
+    expires_ms: Clock
+    salt: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
+class Closure(_Body, frozen=True, tag="p2pfleet/1/closure"):
+    """The publisher's word that a job needs no more work: it is complete, or it is cancelled."""
+
+    network: NetworkIdField
+    job: JobIdField
+    publisher: PeerIdField
+    completed: bool
+    issued_ms: Clock
+
+
+class PeerRecord(_Body, frozen=True, tag="p2pfleet/1/peer"):
+    """What a node says of itself. A higher ``sequence`` replaces a lower one."""
+
+    network: NetworkIdField
+    peer: PeerIdField
+    sequence: Counter
+    issued_ms: Clock
+    expires_ms: Clock
+    software: Annotated[str, Meta(max_length=64)]
+    roles: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=16)], ...], Meta(max_length=4)
+    ]
+    slots: Annotated[int, Meta(ge=0, le=4096)]
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=8)]
+
+
+class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Claim(_Entry, frozen=True, tag=1):
+    """"I am going to run these units": a lease that lapses by itself after the job's lease time."""
+
+    units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=4096)]
+
+
+class Release(_Entry, frozen=True, tag=2):
+    """"I shall not run these units after all": others may take them at once."""
+
+    units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=4096)]
+
+
+class Reveal(_Entry, frozen=True, tag=3):
+    """A vote: the author ran ``unit`` and its output, of ``length`` bytes, has this digest."""
+
+    unit: UnitIndex
+    attempt: Annotated[int, Meta(ge=0, le=255)]
+    digest: DigestField
+    length: Bytes
+
+
+class Failure(_Entry, frozen=True, tag=4):
+    """The author tried ``unit`` and it cannot be run within the job's limits; says why."""
+
+    unit: UnitIndex
+    attempt: Annotated[int, Meta(ge=0, le=255)]
+    reason: ShortText
+
+
+Entry = Claim | Release | Reveal | Failure
+
+
+class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
+    """Many entries under one signature; the unit of evidence.
+
+    ``incarnation`` is the wall-clock millisecond at which the author's process started (never less
+    than an earlier one of the same identity); ``sequence`` counts the author's frames of this job
+    and incarnation from 0 without a gap.
+    """
+
+    network: NetworkIdField
+    job: JobIdField
+    author: PeerIdField
+    incarnation: Counter
+    sequence: Counter
+    entries: Annotated[tuple[Entry, ...], Meta(min_length=1, max_length=1024)]
+
+
+SignedBody = Manifest | Closure | PeerRecord | Frame
+
+
+class Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A signed body, as it travels and as it is kept.
+
+    ``signature`` is Ed25519 by ``signer`` over ``SIGNATURE_PREFIX + body``.
+    """
+
+    body: Annotated[bytes, Meta(min_length=1, max_length=MAX_FRAME_BYTES)]
+    signer: PeerIdField
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the body: the job id of a manifest, the frame hash of a frame."""
+        return sha256(self.body)
+
+
+def job_id(manifest: Sealed) -> JobId:
+    """The id of the job that a sealed manifest asks for."""
+    return JobId(manifest.hash)
+
+
+def frame_hash(frame: Sealed) -> FrameHash:
+    """The name of a frame in certificates."""
+    return FrameHash(frame.hash)
+
+
+class VoteRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Points at one entry of one frame."""
+
+    frame: FrameHashField
+    index: Annotated[int, Meta(ge=0, lt=1024)]
+
+
+class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A closed set of votes that fulfils the job's stop rule for one digest of one unit.
+
+    Carries no signature of its own: anybody can recompute it from the manifest and the frames.
+    """
+
+    job: JobIdField
+    unit: UnitIndex
+    attempt: Annotated[int, Meta(ge=0, le=255)]
+    digest: DigestField
+    votes: Annotated[tuple[VoteRef, ...], Meta(min_length=1, max_length=64)]
+
+
+# ---- stream messages -------------------------------------------------------------------------
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """First message in each direction: the network, the protocol's version, the sender's record."""
+
+    network: NetworkIdField
+    version: Annotated[int, Meta(ge=0, le=65535)]
+    record: Sealed
+
+
+class Deliver(_Message, frozen=True, tag="deliver"):
+    """A sealed body (manifest, closure, frame or peer record), the sender's or somebody else's."""
+
+    sealed: Sealed
+
+
+class JobsSummary(_Message, frozen=True, tag="jobs"):
+    """"I know these jobs, open or closed; send me the others that you have.\""""
+
+    jobs: Annotated[tuple[JobIdField, ...], Meta(max_length=1024)]
+
+
+class AuthorPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """"Of this author and incarnation I have every frame below ``next_sequence``."""
+
+    author: PeerIdField
+    incarnation: Counter
+    next_sequence: Counter
+
+
+class FramesSummary(_Message, frozen=True, tag="frames"):
+    """"I take part in this job and hold these frames; send me the others that you have.\""""
+
+    job: JobIdField
+    positions: Annotated[tuple[AuthorPosition, ...], Meta(max_length=1024)]
+
+
+Message = Hello | Deliver | JobsSummary | FramesSummary
+
+
+# ---- blobs -----------------------------------------------------------------------------------
+
+
+class BlobRequest(_Message, frozen=True, tag="want"):
+    """Ask for ``length`` bytes from ``offset`` of the blob ``cid``."""
+
+    network: NetworkIdField
+    cid: CidField
+    offset: Bytes
+    length: Bytes
+
+
+class BlobHeader(_Message, frozen=True, tag="have"):
+    """The answer: ``length`` bytes follow (0 with ``found`` false: the sender has it not)."""
+
+    found: bool
+    length: Bytes
+
+
+BlobMessage = BlobRequest | BlobHeader

@@ -1,0 +1,26 @@
+"""Names of protocols, topics and DHT keys, and the sizes that bound what travels."""
+
+from __future__ import annotations
+
+from p2pfleet.core.model.ids import NetworkId
+
+PROTOCOL_VERSION = 1
+
+FRAME_PROTOCOL = "/p2pfleet/frames/1.0.0"
+BLOB_PROTOCOL = "/p2pfleet/blobs/1.0.0"
+
+MAX_FRAME_BYTES = 32 * 1024
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_ANNOUNCEMENT_BYTES = 8 * 1024
+MAX_TABLE_BYTES = 64 * 2**20
+BLOB_CHUNK_BYTES = 64 * 1024
+
+
+def announcements_topic(network: NetworkId) -> str:
+    """The GossipSub topic of manifests and closures of one network."""
+    return f"/p2pfleet/1/{network.hex()[:32]}/announcements"
+
+
+def rendezvous_key(network: NetworkId) -> bytes:
+    """The DHT provider key under which the nodes of one network find each other."""
+    return b"/p2pfleet/1/rendezvous/" + network

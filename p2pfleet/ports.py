@@ -1,0 +1,329 @@
+"""The interfaces behind which the world lies.
+
+The runtime speaks to these; ``adapters/`` implements them for real, ``sim/`` and the tests run
+fakes. A port speaks in the core's values: peers are public keys, contents are CIDs, messages are
+bytes whose meaning only the core knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import trio
+
+from p2pfleet.core.effects import Write
+from p2pfleet.core.errors import Verdict
+from p2pfleet.core.model.ids import Cid, JobId, PeerId
+from p2pfleet.core.model.job import BlobRef, Limits
+from p2pfleet.core.wire.messages import Sealed
+
+# ---- network ---------------------------------------------------------------------------------
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """A connection to ``peer`` stands (the first one; further ones are not reported)."""
+
+    peer: PeerId
+    address: str
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The last connection to ``peer`` is gone."""
+
+    peer: PeerId
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One message of the frames protocol, from the peer at the other end."""
+
+    peer: PeerId
+    data: bytes
+
+
+class Announced(msgspec.Struct, frozen=True):
+    """One gossiped announcement that the validator accepted; ``peer`` handed it on."""
+
+    peer: PeerId
+    data: bytes
+
+
+NetworkEvent = Connected | Disconnected | Received | Announced
+
+
+class PeerGone(Exception):
+    """The peer is not connected (any more), or does not take what it is sent."""
+
+
+class Network(Protocol):
+    """Connections, gossip and message streams. Everything that arrives is hostile until checked."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Own listening multiaddresses, each ending in ``/p2p/<peer id>``."""
+        ...
+
+    @property
+    def events(self) -> trio.MemoryReceiveChannel[NetworkEvent]:
+        """What happens, in order; bounded, so a slow reader slows the peers' streams down."""
+        ...
+
+    def peers(self) -> tuple[Connected, ...]:
+        """The peers connected now, sorted."""
+        ...
+
+    async def send(self, peer: PeerId, data: bytes) -> None:
+        """Queue one message (at most MAX_MESSAGE_BYTES) on the long-lived stream to ``peer``.
+
+        Returns when it is queued; waits while the bounded queue is full. Raises :class:`PeerGone`.
+        """
+        ...
+
+    async def announce(self, data: bytes) -> None:
+        """Gossip one announcement (at most MAX_ANNOUNCEMENT_BYTES). Lossy."""
+        ...
+
+    def report(self, peer: PeerId, verdict: Verdict) -> None:
+        """Tell what a message of ``peer`` turned out to be; Rejects lead to disconnection."""
+        ...
+
+
+class AddressBook(Protocol):
+    """The saved addresses of peers, so that a node comes back without any bootstrap."""
+
+    def load_addresses(self) -> list[tuple[PeerId, str]]:
+        """Known addresses, the most recently useful first."""
+        ...
+
+    def save_address(self, peer: PeerId, address: str, now_ms: int) -> None:
+        """Remember an address that a connection proved to work. Bounded: the oldest go."""
+        ...
+
+
+# ---- bulk ------------------------------------------------------------------------------------
+
+
+class BlobNotFound(Exception):
+    """No source delivered the blob; says what each one answered."""
+
+
+class PartialBlob(Protocol):
+    """A blob that is arriving. Survives a restart: what was written is found again."""
+
+    @property
+    def ref(self) -> BlobRef: ...
+
+    @property
+    def present(self) -> int:
+        """Bytes from the start that are there already; the next ``write`` continues there."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises :class:`P2pfleetError` when the quota or the disk is full."""
+        ...
+
+    def restart(self) -> None:
+        """Throw away what is there (the bytes turned out wrong)."""
+        ...
+
+    def finish(self) -> bool:
+        """Check the hash and keep the blob durably; ``False`` (and restarted) if it is wrong."""
+        ...
+
+
+class BlobReader(Protocol):
+    """Where a serving node looks up what it may give away."""
+
+    def locate(self, cid: Cid) -> tuple[Path, int, int] | None:
+        """File, offset and length of the blob ``cid`` (which may be a member of a pack)."""
+        ...
+
+
+class Bulk(Protocol):
+    """Models, tables, packs and outputs: large, verified by hash, resumable."""
+
+    async def fetch(self, partial: PartialBlob, sources: Sequence[PeerId]) -> PeerId:
+        """Fill ``partial`` from the first source that can; returns who completed it.
+
+        Continues where it stands; a source that sends wrong bytes is reported and left. Raises
+        :class:`BlobNotFound` when every source failed.
+        """
+        ...
+
+
+class Packs(BlobReader, Protocol):
+    """Blobs on disk by CID, within a quota; written atomically, never half."""
+
+    def partial(self, ref: BlobRef) -> PartialBlob:
+        """Begin or continue to fetch. The finished range is kept under the CID of its SHA-256."""
+        ...
+
+    def add(self, data: bytes) -> Cid:
+        """Keep one blob durably; returns its CID. Raises :class:`P2pfleetError` (quota, disk)."""
+        ...
+
+    def add_pack(self, members: Sequence[bytes]) -> list[tuple[Cid, int, int]]:
+        """Keep several blobs durably in one file.
+
+        Returns (pack CID, offset, length) of each; each can be located by its own CID as well.
+        """
+        ...
+
+    def has(self, cid: Cid) -> bool: ...
+
+    def read(self, cid: Cid) -> bytes:
+        """The blob's bytes, verified. Raises KeyError, or :class:`P2pfleetError` if damaged."""
+        ...
+
+    def pin(self, owner: bytes, cids: Sequence[Cid]) -> None:
+        """Keep these as long as ``owner`` (a job id) needs them; the rest may be evicted."""
+        ...
+
+    def unpin(self, owner: bytes) -> None:
+        """``owner`` needs nothing any more."""
+        ...
+
+
+# ---- store -----------------------------------------------------------------------------------
+
+
+class StoredJob(msgspec.Struct, frozen=True):
+    """A job as it lies in the store. ``state``: active, completed, cancelled, expired."""
+
+    job: JobId
+    manifest: Sealed
+    own: bool
+    state: str
+    closure: Sealed | None
+
+
+class Store(AddressBook, Protocol):
+    """SQLite: the truth and the recovery. One writer; every ``apply`` is one durable transaction."""
+
+    def apply(self, writes: Sequence[Write]) -> None:
+        """Make all of these durable, in order, or none. Blocks; call it in a thread."""
+        ...
+
+    def next_incarnation(self, now_ms: int) -> int:
+        """``max(now_ms, last + 1)``, made durable before it is returned."""
+        ...
+
+    def jobs(self) -> list[StoredJob]:
+        """Every job known, in the order in which they were first seen."""
+        ...
+
+    def frames(self) -> list[tuple[JobId, Sealed]]:
+        """Every frame of every active job, in the order in which they were saved."""
+        ...
+
+    def job_frames(self, job: JobId) -> list[Sealed]:
+        """Every frame of one job, in the order in which they were saved."""
+        ...
+
+    def units(self, job: JobId) -> list[tuple[int, str, bytes]]:
+        """The ledger of a job: (unit, state, canonical certificate or b"" or UTF-8 reason)."""
+        ...
+
+    def judgements(self) -> list[tuple[PeerId, int, int]]:
+        """(peer, agreed, contradicted), over all jobs ever, sorted by peer."""
+        ...
+
+    def judged(self, job: JobId) -> set[tuple[int, PeerId]]:
+        """The (unit, peer) pairs of a job that already moved a record."""
+        ...
+
+
+# ---- sandbox ---------------------------------------------------------------------------------
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One input or output of a model: its dtype, and its shape with ``None`` for free axes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class ModelSignature(msgspec.Struct, frozen=True):
+    """The inputs and outputs of a model, in its own order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """One unit's result: the canonical output bundle, and what it cost."""
+
+    outputs: bytes
+    cpu_ms: int
+    wall_ms: int
+
+
+class ExecutionFault(Exception):
+    """A unit or a model that could not be run.
+
+    ``kind``: ``model`` (the model was refused or failed: the publisher's fault), ``input`` (the
+    bundle does not fit the model), ``memory``, ``cpu``, ``output`` (a limit of the manifest),
+    ``wall`` (the wall limit: this machine was too slow), ``killed`` (on our own order), ``crash``.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind = kind
+        self.reason = reason
+
+
+class SandboxJob(Protocol):
+    """One child process with one model loaded. Used by one task at a time."""
+
+    @property
+    def signature(self) -> ModelSignature: ...
+
+    async def execute(self, inputs: bytes) -> Execution:
+        """Run one unit: a canonical bundle in, a canonical bundle out.
+
+        Raises :class:`ExecutionFault`; after any fault but ``input`` and ``output`` the child is
+        dead. Cancelling kills the child.
+        """
+        ...
+
+    def freeze(self) -> None:
+        """Stop the child at once (SIGSTOP)."""
+        ...
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        ...
+
+    def kill(self) -> None:
+        """End the child at once; idempotent."""
+        ...
+
+
+class Sandbox(Protocol):
+    """Runs strangers' models in child processes. Here a model is opaque bytes."""
+
+    async def load(self, model: bytes, limits: Limits) -> SandboxJob:
+        """Start a child and load the model there. Raises :class:`ExecutionFault`."""
+        ...
+
+
+# ---- the rest --------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Time is passed into the core, so that it can be replayed."""
+
+    def monotonic_ms(self) -> int:
+        """For leases, windows and timers."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, for what other machines read."""
+        ...
+
+
+Validator = Callable[[PeerId, bytes], Verdict]
+"""Judges a gossiped announcement before it is handed on; must be quick and must not raise."""
