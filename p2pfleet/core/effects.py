@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.model.ids import Cid, JobId, PeerId
-from p2pfleet.core.model.job import BlobRef, Limits
-from p2pfleet.core.wire.messages import Entry, Message, Sealed
+from p2pfleet.core.errors import Verdict
+from p2pfleet.core.model.ids import JobId, PeerId
+from p2pfleet.core.model.job import BlobRef
+from p2pfleet.core.wire.messages import Manifest, Message, Sealed, SignedBody
 
 
 class _Effect(msgspec.Struct, frozen=True):
@@ -84,3 +85,111 @@ class ForgetJob(_Effect, frozen=True, tag="ForgetJob"):
 
 
 Write = SaveJob | CloseJob | SaveFrame | SaveUnits | SaveJudgements | ForgetJob
+
+# ---- acts ------------------------------------------------------------------------------------
+
+
+class Sign(_Effect, frozen=True, tag="Sign"):
+    """Sign this body with the node's key.
+
+    The runtime feeds it back at once, before any other event, as the event of its kind with the
+    node's own id as source; from there it is saved and sent.
+    """
+
+    body: SignedBody
+
+
+class Send(_Effect, frozen=True, tag="Send"):
+    """Send one stream message to each of these peers (sorted). May be lost: pulls repair it."""
+
+    peers: tuple[PeerId, ...]
+    message: Message
+
+
+class SendFrames(_Effect, frozen=True, tag="SendFrames"):
+    """Send ``peer`` the stored frames of an author's incarnation, from ``first`` below ``end``."""
+
+    peer: PeerId
+    job: JobId
+    author: PeerId
+    incarnation: int
+    first: int
+    end: int
+
+
+class Gossip(_Effect, frozen=True, tag="Gossip"):
+    """Gossip a manifest or a closure to the whole network."""
+
+    sealed: Sealed
+
+
+class Report(_Effect, frozen=True, tag="Report"):
+    """Hold a verdict against (or for) the peer a message came from."""
+
+    peer: PeerId
+    verdict: Verdict
+
+
+class OpenJob(_Effect, frozen=True, tag="OpenJob"):
+    """Get model and unit table, hold them against the manifest; ends in JobOpened/JobUnavailable."""
+
+    job: JobId
+    manifest: Manifest
+    sources: tuple[PeerId, ...]
+
+
+class Execute(_Effect, frozen=True, tag="Execute"):
+    """Get the input of a unit and run it.
+
+    The runtime answers with exactly one of UnitExecuted, UnitFaulted, UnitUnavailable, unless the
+    unit is withdrawn first.
+    """
+
+    job: JobId
+    unit: int
+    sources: tuple[PeerId, ...]
+
+
+class Withdraw(_Effect, frozen=True, tag="Withdraw"):
+    """Do not run these units any more. ``kill``: not even if they are running already."""
+
+    job: JobId
+    units: tuple[int, ...]
+    kill: bool
+
+
+class ShutJob(_Effect, frozen=True, tag="ShutJob"):
+    """Stop everything for this job and end its child; unless ``keep``, let its blobs be evicted."""
+
+    job: JobId
+    keep: bool
+
+
+class SetPaused(_Effect, frozen=True, tag="SetPaused"):
+    """Freeze (or thaw) all children, start nothing while paused."""
+
+    paused: bool
+
+
+class Fetch(_Effect, frozen=True, tag="Fetch"):
+    """Get a blob from one of these peers and keep it for the job."""
+
+    job: JobId
+    ref: BlobRef
+    sources: tuple[PeerId, ...]
+
+
+Act = (
+    Sign
+    | Send
+    | SendFrames
+    | Gossip
+    | Report
+    | OpenJob
+    | Execute
+    | Withdraw
+    | ShutJob
+    | SetPaused
+    | Fetch
+)
+Effect = Write | Act

@@ -81,7 +81,7 @@ def parse_cid(text: str) -> Cid:
 
 def peer_text(peer: PeerId) -> str:
     """The libp2p peer id of a public key: ``12D3Koo...``."""
-    return base58.b58encode(_PEER_PREFIX + peer).decode("ascii")
+    return str(base58.b58encode(_PEER_PREFIX + peer), "ascii")
 
 
 def parse_peer(text: str) -> PeerId:

@@ -26,9 +26,7 @@ class Limits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     output_bytes: Annotated[int, Meta(ge=1, le=2**32)]
 
 
-class Exact(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="exact"
-):
+class Exact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="exact"):
     """Outputs are compared byte for byte."""
 
 

@@ -11,7 +11,11 @@ from p2pfleet.core.model.ids import NetworkId, sha256
 
 
 class NetworkParameters(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="p2pfleet/1/network"
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    tag="p2pfleet/1/network",
 ):
     """The normative part of a network file: whoever differs in one of these is on another network.
 

@@ -1,0 +1,1 @@
+"""Pure functions, each one chapter of ``protocol/``. A rule knows no other rule."""

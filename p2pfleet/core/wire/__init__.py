@@ -1,1 +1,1 @@
-"""What travels: canonical MessagePack, one type a message, and the names of topics and protocols."""
+"""What travels: canonical MessagePack, one type a message; names of topics and protocols."""

@@ -96,13 +96,13 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Claim(_Entry, frozen=True, tag=1):
-    """"I am going to run these units": a lease that lapses by itself after the job's lease time."""
+    """I am going to run these units: a lease that lapses by itself after the job's lease time."""
 
     units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=4096)]
 
 
 class Release(_Entry, frozen=True, tag=2):
-    """"I shall not run these units after all": others may take them at once."""
+    """I shall not run these units after all: others may take them at once."""
 
     units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=4096)]
 
@@ -214,13 +214,17 @@ class Deliver(_Message, frozen=True, tag="deliver"):
 
 
 class JobsSummary(_Message, frozen=True, tag="jobs"):
-    """"I know these jobs, open or closed; send me the others that you have.\""""
+    """I know these jobs as open and as closed; tell me what you know more.
 
-    jobs: Annotated[tuple[JobIdField, ...], Meta(max_length=1024)]
+    The answer delivers manifests of open jobs in neither list, and closures of jobs in ``open``.
+    """
+
+    open: Annotated[tuple[JobIdField, ...], Meta(max_length=512)]
+    closed: Annotated[tuple[JobIdField, ...], Meta(max_length=512)]
 
 
 class AuthorPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """"Of this author and incarnation I have every frame below ``next_sequence``."""
+    """Of this author and incarnation I have every frame below ``next_sequence``."""
 
     author: PeerIdField
     incarnation: Counter
@@ -228,7 +232,7 @@ class AuthorPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
 
 class FramesSummary(_Message, frozen=True, tag="frames"):
-    """"I take part in this job and hold these frames; send me the others that you have.\""""
+    """I take part in this job and hold these frames; send me the others that you have."""
 
     job: JobIdField
     positions: Annotated[tuple[AuthorPosition, ...], Meta(max_length=1024)]

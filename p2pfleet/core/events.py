@@ -1,0 +1,235 @@
+"""What happened, as the core hears of it. Every event is a fact that the runtime has checked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pfleet.core.effects import Judgement, UnitRow
+from p2pfleet.core.model.ids import Digest, JobId, PeerId
+from p2pfleet.core.model.job import BlobRef
+from p2pfleet.core.wire.messages import AuthorPosition
+from p2pfleet.core.wire.verified import (
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+)
+
+
+class _Event(msgspec.Struct, frozen=True):
+    pass
+
+
+# ---- life of the node ------------------------------------------------------------------------
+
+
+class Started(_Event, frozen=True, tag="Started"):
+    """First event of a run. ``wall_ms`` is the wall clock at this event's ``now``."""
+
+    incarnation: int
+    wall_ms: int
+    software: str
+    addresses: tuple[str, ...]
+
+
+class RecordsRestored(_Event, frozen=True, tag="RecordsRestored"):
+    """(peer, agreed, contradicted) as the store has it."""
+
+    records: tuple[tuple[PeerId, int, int], ...]
+
+
+class JobRestored(_Event, frozen=True, tag="JobRestored"):
+    """A job from the store, with its ledger and the votes that already moved a record."""
+
+    manifest: VerifiedManifest
+    own: bool
+    state: str
+    closure: VerifiedClosure | None
+    units: tuple[UnitRow, ...]
+    judged: tuple[Judgement, ...]
+
+
+class FrameRestored(_Event, frozen=True, tag="FrameRestored"):
+    """A frame from the store, in the order in which it was saved."""
+
+    frame: VerifiedFrame
+
+
+class RestoreFinished(_Event, frozen=True, tag="RestoreFinished"):
+    """Everything that the store holds has been told."""
+
+
+class Tick(_Event, frozen=True, tag="Tick"):
+    """The time that ``deadline`` named has come."""
+
+
+class PauseRequested(_Event, frozen=True, tag="PauseRequested"):
+    """The owner wants the machine for himself, until ``for_ms`` have passed (or until resumed)."""
+
+    for_ms: int | None
+
+
+class ResumeRequested(_Event, frozen=True, tag="ResumeRequested"):
+    """The owner lets the node go on."""
+
+
+# ---- peers -----------------------------------------------------------------------------------
+
+
+class PeerConnected(_Event, frozen=True, tag="PeerConnected"):
+    """A connection to ``peer`` stands."""
+
+    peer: PeerId
+
+
+class PeerDisconnected(_Event, frozen=True, tag="PeerDisconnected"):
+    """The last connection to ``peer`` is gone."""
+
+    peer: PeerId
+
+
+class HelloReceived(_Event, frozen=True, tag="HelloReceived"):
+    """``peer`` is on our network, speaks our protocol, and says this of itself."""
+
+    peer: PeerId
+    record: VerifiedRecord
+
+
+class JobsSummaryReceived(_Event, frozen=True, tag="JobsSummaryReceived"):
+    """``peer`` knows these jobs and asks for what we know more."""
+
+    peer: PeerId
+    open: tuple[JobId, ...]
+    closed: tuple[JobId, ...]
+
+
+class FramesSummaryReceived(_Event, frozen=True, tag="FramesSummaryReceived"):
+    """``peer`` takes part in a job, holds these frames, and asks for the others."""
+
+    peer: PeerId
+    job: JobId
+    positions: tuple[AuthorPosition, ...]
+
+
+# ---- signed bodies ---------------------------------------------------------------------------
+
+
+class ManifestReceived(_Event, frozen=True, tag="ManifestReceived"):
+    """A manifest, from ``source`` (the node's own id: published here)."""
+
+    source: PeerId
+    manifest: VerifiedManifest
+
+
+class ClosureReceived(_Event, frozen=True, tag="ClosureReceived"):
+    """A closure, from ``source`` (the node's own id: signed here)."""
+
+    source: PeerId
+    closure: VerifiedClosure
+
+
+class FrameReceived(_Event, frozen=True, tag="FrameReceived"):
+    """A frame, from ``source`` (the node's own id: signed here)."""
+
+    source: PeerId
+    frame: VerifiedFrame
+
+
+class RecordSigned(_Event, frozen=True, tag="RecordSigned"):
+    """The node's own peer record, signed."""
+
+    record: VerifiedRecord
+
+
+# ---- work ------------------------------------------------------------------------------------
+
+
+class CancelRequested(_Event, frozen=True, tag="CancelRequested"):
+    """The publisher at this node wants its job ended."""
+
+    job: JobId
+
+
+class JobOpened(_Event, frozen=True, tag="JobOpened"):
+    """Model and unit table are here, and agree with the manifest."""
+
+    job: JobId
+
+
+class JobUnavailable(_Event, frozen=True, tag="JobUnavailable"):
+    """Model or table could not be had (``final``: it never will, they are wrong)."""
+
+    job: JobId
+    reason: str
+    final: bool
+
+
+class UnitExecuted(_Event, frozen=True, tag="UnitExecuted"):
+    """The output of a unit is durably here: its digest, its size, and what it took."""
+
+    job: JobId
+    unit: int
+    digest: Digest
+    length: int
+    wall_ms: int
+
+
+class UnitFaulted(_Event, frozen=True, tag="UnitFaulted"):
+    """The sandbox could not run a unit; ``kind`` as in :class:`p2pfleet.ports.ExecutionFault`."""
+
+    job: JobId
+    unit: int
+    kind: str
+    reason: str
+
+
+class UnitUnavailable(_Event, frozen=True, tag="UnitUnavailable"):
+    """The input of a claimed unit could not be had."""
+
+    job: JobId
+    unit: int
+    reason: str
+
+
+class BlobArrived(_Event, frozen=True, tag="BlobArrived"):
+    """What a :class:`~p2pfleet.core.effects.Fetch` asked for is durably here."""
+
+    job: JobId
+    ref: BlobRef
+
+
+class BlobFailed(_Event, frozen=True, tag="BlobFailed"):
+    """No source delivered it."""
+
+    job: JobId
+    ref: BlobRef
+    reason: str
+
+
+Event = (
+    Started
+    | RecordsRestored
+    | JobRestored
+    | FrameRestored
+    | RestoreFinished
+    | Tick
+    | PauseRequested
+    | ResumeRequested
+    | PeerConnected
+    | PeerDisconnected
+    | HelloReceived
+    | JobsSummaryReceived
+    | FramesSummaryReceived
+    | ManifestReceived
+    | ClosureReceived
+    | FrameReceived
+    | RecordSigned
+    | CancelRequested
+    | JobOpened
+    | JobUnavailable
+    | UnitExecuted
+    | UnitFaulted
+    | UnitUnavailable
+    | BlobArrived
+    | BlobFailed
+)

@@ -1,0 +1,80 @@
+"""Which frames of a job are here, so that two peers can tell each other what is missing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pfleet.core.effects import SendFrames
+from p2pfleet.core.model.ids import JobId, PeerId
+from p2pfleet.core.wire.messages import AuthorPosition, Frame
+
+AHEAD_MAX = 1024
+AUTHORS_MAX = 1024
+REPLY_FRAMES_MAX = 128
+
+
+class FrameLog(msgspec.Struct):
+    """Positions by (author, incarnation): all below ``next`` is here, and some ahead of it."""
+
+    job: JobId
+    next: dict[tuple[PeerId, int], int] = {}
+    ahead: dict[tuple[PeerId, int], list[int]] = {}
+    entries: dict[PeerId, int] = {}
+
+    def admit(self, frame: Frame, units: int) -> str | None:
+        """Why a frame is not taken, or ``None``: then it is counted as here.
+
+        What one author can make a node keep is bounded: a claim, a release and a vote or failure a
+        unit, twice over.
+        """
+        key = (frame.author, frame.incarnation)
+        position = self.next.get(key, 0)
+        ahead = self.ahead.get(key, [])
+        if frame.sequence < position or frame.sequence in ahead:
+            return "a frame of this number is here already"
+        if frame.sequence - position > AHEAD_MAX or len(ahead) >= AHEAD_MAX:
+            return "too far ahead of what is here"
+        if key not in self.next and len(self.next) >= AUTHORS_MAX:
+            return "too many authors"
+        count = self.entries.get(frame.author, 0) + sum(
+            len(getattr(entry, "units", (0,))) for entry in frame.entries
+        )
+        if count > 256 + 8 * units:
+            return "its author has written more than this job can need"
+        self.entries[frame.author] = count
+        if frame.sequence == position:
+            position += 1
+            while position in ahead:
+                ahead.remove(position)
+                position += 1
+        else:
+            ahead.append(frame.sequence)
+        self.next[key] = position
+        if ahead:
+            self.ahead[key] = ahead
+        else:
+            self.ahead.pop(key, None)
+        return None
+
+    def positions(self) -> tuple[AuthorPosition, ...]:
+        """What is here, for a summary; sorted."""
+        return tuple(
+            AuthorPosition(author, incarnation, position)
+            for (author, incarnation), position in sorted(self.next.items())
+        )
+
+    def missing(self, peer: PeerId, theirs: tuple[AuthorPosition, ...]) -> list[SendFrames]:
+        """What ``peer`` lacks of what is here, at most REPLY_FRAMES_MAX frames at a time."""
+        have = {(item.author, item.incarnation): item.next_sequence for item in theirs}
+        replies: list[SendFrames] = []
+        room = REPLY_FRAMES_MAX
+        for (author, incarnation), position in sorted(self.next.items()):
+            first = have.get((author, incarnation), 0)
+            end = min(position, first + room)
+            if author == peer or first >= end:
+                continue
+            room -= end - first
+            replies.append(SendFrames(peer, self.job, author, incarnation, first, end))
+            if room <= 0:
+                break
+        return replies

@@ -1,0 +1,549 @@
+"""The whole core of one node: routes events to the machines and gathers their effects.
+
+``handle(event, now)`` is the only way in. ``now`` is monotonic milliseconds; the wall clock is
+known from the first event on. Effects come back in the order in which they must happen.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from p2pfleet.core import events as ev
+from p2pfleet.core.effects import (
+    CloseJob,
+    Effect,
+    Gossip,
+    Report,
+    SaveFrame,
+    SaveJob,
+    SaveJudgements,
+    SaveUnits,
+    Send,
+    SetPaused,
+    ShutJob,
+    Sign,
+)
+from p2pfleet.core.errors import Accept, Ignore, Reject
+from p2pfleet.core.events import Event
+from p2pfleet.core.machines.frames import FrameLog
+from p2pfleet.core.machines.job import Job
+from p2pfleet.core.machines.membership import Membership
+from p2pfleet.core.machines.publisher import Publisher
+from p2pfleet.core.machines.settlement import Outcome, Settlement
+from p2pfleet.core.machines.standing import Standing
+from p2pfleet.core.machines.volunteer import Volunteer
+from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
+from p2pfleet.core.rules.admission import judge_closure, judge_manifest
+from p2pfleet.core.wire.codec import decode
+from p2pfleet.core.wire.messages import (
+    Certificate,
+    Claim,
+    Closure,
+    Deliver,
+    JobsSummary,
+    PeerRecord,
+    Release,
+)
+from p2pfleet.core.wire.names import MAX_FRAME_BYTES
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
+
+JOBS_MAX = 512
+JOBS_SUMMARY_MS = 10_000
+ANNOUNCE_MS = 30_000
+RECORD_LIFE_MS = 3600 * 1000
+
+
+class Node(msgspec.Struct):
+    """State of one node.
+
+    ``slots`` is how many units it runs at once (0: it volunteers for nothing); ``roles`` is what
+    it says of itself.
+    """
+
+    me: PeerId
+    network: NetworkId
+    slots: int
+    roles: tuple[str, ...]
+    membership: Membership
+    standing: Standing
+    jobs: dict[JobId, Job] = {}
+    incarnation: int = 0
+    software: str = ""
+    addresses: tuple[str, ...] = ()
+    wall_offset: int = 0
+    restored: bool = False
+    paused: bool = False
+    pause_until: Millis | None = None
+    jobs_summary_at: Millis | None = None
+    announce_at: Millis | None = None
+    record_at: Millis | None = None
+    turn: int = 0
+
+    @classmethod
+    def create(cls, me: PeerId, network: NetworkId, slots: int, roles: tuple[str, ...]) -> Node:
+        """A node that knows nothing yet."""
+        return cls(me, network, slots, roles, Membership(network), Standing())
+
+    # ---- in ----------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: Millis) -> list[Effect]:
+        """Take one event in; returns what has to be done, in order."""
+        effects = self._route(event, now)
+        if self.restored:
+            effects.extend(self._flush(now))
+        return effects
+
+    def _route(self, event: Event, now: Millis) -> list[Effect]:
+        match event:
+            case ev.Started():
+                self.incarnation = event.incarnation
+                self.wall_offset = event.wall_ms - now
+                self.software = event.software
+                self.addresses = event.addresses
+                return []
+            case ev.RecordsRestored():
+                for peer, agreed, contradicted in event.records:
+                    self.standing.restore(peer, agreed, contradicted)
+                return []
+            case ev.JobRestored():
+                return self._job_restored(event, now)
+            case ev.FrameRestored(frame=frame):
+                return self._frame_restored(frame, now)
+            case ev.RestoreFinished():
+                return self._restore_finished(now)
+            case ev.Tick():
+                return self._tick(now)
+            case ev.PauseRequested(for_ms=for_ms):
+                self.pause_until = None if for_ms is None else Millis(now + for_ms)
+                return self._set_paused(True, now)
+            case ev.ResumeRequested():
+                self.pause_until = None
+                return self._set_paused(False, now)
+            case ev.PeerConnected(peer=peer):
+                return list(self.membership.connect(peer))
+            case ev.PeerDisconnected(peer=peer):
+                self.membership.disconnect(peer)
+                return []
+            case ev.HelloReceived():
+                return self._hello(event, now)
+            case ev.JobsSummaryReceived():
+                return self._jobs_summary(event)
+            case ev.FramesSummaryReceived():
+                return self._frames_summary(event)
+            case ev.RecordSigned(record=record):
+                self.membership.own = record
+                return [
+                    send
+                    for peer in self.membership.connected
+                    for send in self.membership.hello(peer)
+                ]
+            case ev.ManifestReceived():
+                return self._manifest(event.source, event.manifest, now)
+            case ev.ClosureReceived():
+                return self._closure(event, now)
+            case ev.FrameReceived():
+                return self._frame(event.source, event.frame, now)
+            case ev.CancelRequested(job=job_id):
+                job = self.jobs.get(job_id)
+                if job is None or job.publisher is None or not job.active:
+                    return []
+                return self._close(job, completed=False, now=now)
+            case ev.JobOpened(job=job_id):
+                return self._opened(job_id, now)
+            case ev.JobUnavailable():
+                return self._unavailable(event, now)
+            case ev.UnitExecuted():
+                job = self.jobs.get(event.job)
+                if job is None or job.volunteer is None or not job.active:
+                    return []
+                job.write(
+                    job.volunteer.executed_unit(
+                        job.settlement, event.unit, event.digest, event.length, event.wall_ms
+                    ),
+                    now,
+                )
+                return self._advance(job, now)
+            case ev.UnitFaulted():
+                job = self.jobs.get(event.job)
+                if job is None or job.volunteer is None or not job.active:
+                    return []
+                job.write(
+                    job.volunteer.faulted_unit(
+                        job.settlement, event.unit, event.kind, event.reason
+                    ),
+                    now,
+                )
+                return self._advance(job, now)
+            case ev.UnitUnavailable():
+                job = self.jobs.get(event.job)
+                if job is None or job.volunteer is None or not job.active:
+                    return []
+                job.write(job.volunteer.unavailable_unit(event.unit, now), now)
+                return self._advance(job, now)
+            case ev.BlobArrived(job=job_id, ref=ref):
+                job = self.jobs.get(job_id)
+                if job is None or job.publisher is None:
+                    return []
+                return job.publisher.arrived(job.settlement, ref) + self._advance(job, now)
+            case ev.BlobFailed(job=job_id, ref=ref):
+                job = self.jobs.get(job_id)
+                if job is not None and job.publisher is not None:
+                    job.publisher.failed(ref, now)
+                return []
+            case _:
+                assert_never(event)
+
+    # ---- restart -----------------------------------------------------------------------------
+
+    def _job_restored(self, event: ev.JobRestored, now: Millis) -> list[Effect]:
+        job = self._new_job(event.manifest, event.own, now)
+        job.state = event.state
+        job.closure = event.closure
+        for row in event.units:
+            certificate = None
+            reason = ""
+            if row.state == "failed":
+                reason = row.detail.decode(errors="replace")
+            elif row.detail:
+                certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
+            job.settlement.restore(row.unit, row.state, certificate, reason)
+        for judgement in event.judged:
+            job.settlement.judged[judgement.unit, judgement.peer] = judgement.agreed
+        return []
+
+    def _frame_restored(self, frame: VerifiedFrame, now: Millis) -> list[Effect]:
+        job = self.jobs.get(frame.frame.job)
+        if job is None or not job.active:
+            return []
+        if job.log.admit(frame.frame, job.manifest.units) is not None:
+            return []
+        job.join(frame.author)
+        outcome = job.settlement.apply(frame, now, self.standing.counts)
+        return self._outcome(job, outcome, now)
+
+    def _restore_finished(self, now: Millis) -> list[Effect]:
+        self.restored = True
+        effects: list[Effect] = [self._sign_record(now)]
+        self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
+        for job in self.jobs.values():
+            if job.publisher is not None and job.active:
+                job.publisher.certified(job.settlement, sorted(job.settlement.units))
+                self.announce_at = Millis(now + ANNOUNCE_MS)
+            effects.extend(self._advance(job, now))
+        return effects
+
+    def _sign_record(self, now: Millis) -> Sign:
+        wall = self.wall_ms(now)
+        self.record_at = Millis(now + RECORD_LIFE_MS // 2)
+        return Sign(
+            PeerRecord(
+                network=self.network,
+                peer=self.me,
+                sequence=wall,
+                issued_ms=wall,
+                expires_ms=wall + RECORD_LIFE_MS,
+                software=self.software,
+                roles=self.roles,
+                slots=self.slots,
+                addresses=self.addresses[:8],
+            )
+        )
+
+    def wall_ms(self, now: Millis) -> int:
+        """The wall clock at ``now``."""
+        return now + self.wall_offset
+
+    # ---- peers -------------------------------------------------------------------------------
+
+    def _hello(self, event: ev.HelloReceived, now: Millis) -> list[Effect]:
+        if not self.membership.greet(event.peer, event.record.record):
+            return []
+        effects: list[Effect] = [Send((event.peer,), self._known_jobs())]
+        for job in self.jobs.values():
+            if not job.active:
+                continue
+            if job.joined:
+                effects.append(Send((event.peer,), job.summary()))
+            if job.publisher is not None:
+                job.publisher.peer_came()
+            elif job.volunteer is not None and job.volunteer.open_at is not None:
+                job.volunteer.open_at = now
+            effects.extend(self._advance(job, now))
+        return effects
+
+    def _known_jobs(self) -> JobsSummary:
+        active = sorted(job.id for job in self.jobs.values() if job.active)
+        closed = sorted(job.id for job in self.jobs.values() if not job.active)
+        return JobsSummary(tuple(active[:512]), tuple(closed[:512]))
+
+    def _jobs_summary(self, event: ev.JobsSummaryReceived) -> list[Effect]:
+        if not self.membership.here(event.peer):
+            return []
+        theirs_open = set(event.open)
+        theirs = theirs_open | set(event.closed)
+        effects: list[Effect] = []
+        for job_id, job in sorted(self.jobs.items()):
+            if job.active and job_id not in theirs:
+                effects.append(Send((event.peer,), Deliver(job.sealed.sealed)))
+            elif job.closure is not None and job_id in theirs_open:
+                effects.append(Send((event.peer,), Deliver(job.closure.sealed)))
+        return effects
+
+    def _frames_summary(self, event: ev.FramesSummaryReceived) -> list[Effect]:
+        if not self.membership.here(event.peer):
+            return []
+        job = self.jobs.get(event.job)
+        if job is None:
+            # The peer has a job that we lack: telling it what we know makes it send the manifest.
+            return [Send((event.peer,), self._known_jobs())]
+        if job.closure is not None:
+            return [Send((event.peer,), Deliver(job.closure.sealed))]
+        if not job.active:
+            return []
+        job.join(event.peer)
+        return list(job.log.missing(event.peer, event.positions))
+
+    # ---- jobs --------------------------------------------------------------------------------
+
+    def _new_job(self, sealed: VerifiedManifest, own: bool, now: Millis) -> Job:
+        job = Job(
+            id=sealed.job,
+            sealed=sealed,
+            own=own,
+            settlement=Settlement(sealed.job, sealed.manifest),
+            log=FrameLog(sealed.job),
+            summary_at=now,
+            first_seen=now,
+        )
+        if own:
+            job.publisher = Publisher()
+        elif self.slots > 0 and sealed.manifest.publisher != self.me:
+            job.volunteer = Volunteer(self.me, self.slots)
+        self.jobs[sealed.job] = job
+        return job
+
+    def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
+        own = source == self.me
+        if sealed.job in self.jobs:
+            return []
+        verdict = judge_manifest(sealed.manifest, self.network, self.wall_ms(now))
+        if not isinstance(verdict, Accept):
+            return [] if own else [Report(source, verdict)]
+        if len(self.jobs) >= JOBS_MAX and not own:
+            return [Report(source, Ignore("too many jobs are known already"))]
+        job = self._new_job(sealed, own, now)
+        effects: list[Effect] = [SaveJob(job.id, sealed.sealed, own)]
+        if own:
+            effects.append(Gossip(sealed.sealed))
+            self.announce_at = Millis(now + ANNOUNCE_MS)
+            here = self.membership.present()
+            if here:
+                effects.append(Send(tuple(here), Deliver(sealed.sealed)))
+                effects.append(Send(tuple(here), job.summary()))
+        else:
+            effects.append(Report(source, Accept()))
+            if self.membership.here(source):
+                job.join(source)
+        return effects + self._advance(job, now)
+
+    def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
+        job = self.jobs.get(job_id)
+        if job is None or job.volunteer is None or not job.active:
+            return []
+        here = self.membership.present()
+        effects = job.volunteer.opened(job.settlement, now, self._sources(job))
+        if here:
+            effects.append(Send(tuple(here), job.summary()))
+        return effects + self._advance(job, now)
+
+    def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None or job.volunteer is None or not job.active:
+            return []
+        job.reason = event.reason
+        if event.final:
+            job.state = "refused"
+            return [ShutJob(job.id, keep=False)]
+        job.volunteer.not_opened(now)
+        return []
+
+    def _sources(self, job: Job) -> tuple[PeerId, ...]:
+        """Who may have the job's blobs: its publisher, then everybody else who takes part."""
+        here = self.membership.present()
+        publisher = job.manifest.publisher
+        first = [publisher] if publisher in here else []
+        return tuple(first + [peer for peer in here if peer != publisher])
+
+    def _close(self, job: Job, completed: bool, now: Millis) -> list[Effect]:
+        assert job.publisher is not None
+        if job.publisher.closing:
+            return []
+        job.publisher.closing = True
+        return [Sign(Closure(self.network, job.id, self.me, completed, self.wall_ms(now)))]
+
+    def _closure(self, event: ev.ClosureReceived, now: Millis) -> list[Effect]:
+        closure = event.closure.closure
+        own = event.source == self.me
+        job = self.jobs.get(closure.job)
+        if job is None or not job.active:
+            return []
+        verdict = judge_closure(closure, job.manifest)
+        if not isinstance(verdict, Accept):
+            return [Report(event.source, verdict)]
+        job.closure = event.closure
+        effects = self._end(job, "completed" if closure.completed else "cancelled")
+        if own:
+            effects.append(Gossip(event.closure.sealed))
+            here = self.membership.present()
+            if here:
+                effects.append(Send(tuple(here), Deliver(event.closure.sealed)))
+        else:
+            effects.append(Report(event.source, Accept()))
+        return effects
+
+    def _end(self, job: Job, state: str) -> list[Effect]:
+        job.state = state
+        job.outbox = []
+        job.flush_at = None
+        if job.volunteer is not None:
+            job.volunteer.held.clear()
+        sealed = None if job.closure is None else job.closure.sealed
+        return [CloseJob(job.id, state, sealed), ShutJob(job.id, keep=job.own)]
+
+    # ---- frames ------------------------------------------------------------------------------
+
+    def _frame(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
+        job = self.jobs.get(frame.frame.job)
+        if job is None or not job.active or (source != self.me and not job.joined):
+            return []
+        reject = self._malformed(job, frame)
+        if reject is not None:
+            return [Report(source, reject)]
+        if job.log.admit(frame.frame, job.manifest.units) is not None:
+            return []
+        effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
+        if source == self.me:
+            others = job.others(self.membership.present())
+            if others:
+                effects.append(Send(others, Deliver(frame.sealed)))
+        else:
+            job.join(frame.author)
+        outcome = job.settlement.apply(frame, now, self.standing.counts)
+        effects.extend(self._outcome(job, outcome, now))
+        return effects + self._advance(job, now)
+
+    @staticmethod
+    def _malformed(job: Job, frame: VerifiedFrame) -> Reject | None:
+        if frame.frame.network != job.manifest.network:
+            return Reject("the frame belongs to another network")
+        if frame.author == job.manifest.publisher:
+            return Reject("the publisher does not run units of its own job")
+        for entry in frame.frame.entries:
+            units = entry.units if isinstance(entry, Claim | Release) else (entry.unit,)
+            if max(units) >= job.manifest.units:
+                return Reject("the frame names a unit that the job does not have")
+        return None
+
+    def _outcome(self, job: Job, outcome: Outcome, now: Millis) -> list[Effect]:
+        """Write down what changed; a peer whose vote is lost or won is considered everywhere."""
+        effects: list[Effect] = []
+        pending = [(job, outcome)]
+        while pending:
+            current, result = pending.pop(0)
+            if result.rows:
+                effects.append(SaveUnits(current.id, tuple(result.rows)))
+            if result.judgements:
+                effects.append(SaveJudgements(current.id, tuple(result.judgements)))
+            if current.publisher is not None:
+                current.publisher.certified(current.settlement, result.touched)
+            turned = self.standing.move(result.judgements, result.reversed)
+            if turned:
+                pending.extend(
+                    (other, other.settlement.reconsider(turned, self.standing.counts))
+                    for other in self.jobs.values()
+                    if other.active
+                )
+        return effects
+
+    def _advance(self, job: Job, now: Millis) -> list[Effect]:
+        """Let the job's own machine decide what comes next."""
+        if not job.active or not self.restored:
+            return []
+        if job.publisher is not None:
+            if job.publisher.complete(job.settlement):
+                return self._close(job, completed=True, now=now)
+            return job.publisher.advance(job.settlement, now, self.membership.here)
+        volunteer = job.volunteer
+        if volunteer is None:
+            return []
+        sources = self._sources(job)
+        if not volunteer.open:
+            if self.paused or (volunteer.open_at or 0) > now:
+                return []
+            return volunteer.start_opening(job.settlement, sources)
+        entries, effects = volunteer.advance(
+            job.settlement, now, self.standing.counts, sources, self.paused
+        )
+        job.write(entries, now)
+        return effects
+
+    # ---- time --------------------------------------------------------------------------------
+
+    def _set_paused(self, paused: bool, now: Millis) -> list[Effect]:
+        if paused == self.paused:
+            return []
+        self.paused = paused
+        effects: list[Effect] = [SetPaused(paused)]
+        for job in self.jobs.values():
+            effects.extend(self._advance(job, now))
+        return effects
+
+    def _flush(self, now: Millis) -> list[Effect]:
+        effects: list[Effect] = []
+        for job in self.jobs.values():
+            if job.flush_at is not None and job.flush_at <= now:
+                effects.extend(job.flush(self.me, self.incarnation))
+        return effects
+
+    def _tick(self, now: Millis) -> list[Effect]:
+        if not self.restored:
+            return []
+        effects: list[Effect] = []
+        if self.pause_until is not None and self.pause_until <= now:
+            self.pause_until = None
+            effects.extend(self._set_paused(False, now))
+        here = self.membership.present()
+        if self.record_at is not None and self.record_at <= now:
+            effects.append(self._sign_record(now))
+        if self.jobs_summary_at is not None and self.jobs_summary_at <= now:
+            self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
+            if here:
+                self.turn += 1
+                effects.append(Send((here[self.turn % len(here)],), self._known_jobs()))
+        announce = self.announce_at is not None and self.announce_at <= now
+        if announce:
+            self.announce_at = None
+        for job in self.jobs.values():
+            if not job.active:
+                continue
+            if self.wall_ms(now) > job.manifest.expires_ms:
+                effects.extend(self._end(job, "expired"))
+                continue
+            if job.publisher is not None and announce:
+                self.announce_at = Millis(now + ANNOUNCE_MS)
+                effects.append(Gossip(job.sealed.sealed))
+            if job.joined and job.summary_at is not None and job.summary_at <= now:
+                effects.extend(job.summarize(here, now))
+            effects.extend(self._advance(job, now))
+        return effects
+
+    def deadline(self) -> Millis | None:
+        """When the next ``Tick`` is due at the latest; ``None``: never."""
+        times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
+        for job in self.jobs.values():
+            if job.active:
+                times.append(job.deadline(self.paused))
+                times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))
+        return min((at for at in times if at is not None), default=None)

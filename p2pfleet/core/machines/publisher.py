@@ -1,0 +1,113 @@
+"""The publisher's side of one job: fetch what is certified, settle it, close the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from p2pfleet.core.effects import Effect, Fetch, SaveUnits
+from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.model.ids import Digest, Millis, PeerId, cid_from_sha256
+from p2pfleet.core.model.job import BlobRef
+
+RETRY_MS = 2_000
+RETRY_MAX_MS = 30_000
+FETCHES_MAX = 64
+
+
+class Publisher(msgspec.Struct):
+    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once)."""
+
+    wanted: dict[Digest, list[int]] = {}
+    fetching: dict[Digest, bool] = {}
+    retry_at: dict[Digest, Millis] = {}
+    failures: dict[Digest, int] = {}
+    closing: bool = False
+
+    def certified(self, settlement: Settlement, numbers: list[int]) -> None:
+        """Note which of these units are certified, whose outputs are therefore wanted."""
+        for number in numbers:
+            unit = settlement.units[number]
+            if unit.state != "certified" or unit.certificate is None:
+                continue
+            units = self.wanted.setdefault(unit.certificate.digest, [])
+            if number not in units:
+                units.append(number)
+
+    def advance(
+        self, settlement: Settlement, now: Millis, here: Callable[[PeerId], bool]
+    ) -> list[Effect]:
+        """Fetch what is wanted and not under way, a bounded number at a time."""
+        effects: list[Effect] = []
+        for digest in list(self.wanted):
+            if len(self.fetching) >= FETCHES_MAX:
+                break
+            if digest in self.fetching or self.retry_at.get(digest, 0) > now:
+                continue
+            voters, length = self._voters(settlement, digest)
+            if not voters:  # the unit turned to another answer since
+                del self.wanted[digest]
+                continue
+            sources = tuple(peer for peer in voters if here(peer))
+            if not sources:
+                self._later(digest, now)
+                continue
+            self.fetching[digest] = True
+            self.retry_at.pop(digest, None)
+            ref = BlobRef(cid_from_sha256(digest), 0, length, bytes(digest))
+            effects.append(Fetch(settlement.job, ref, sources))
+        return effects
+
+    def _voters(self, settlement: Settlement, digest: Digest) -> tuple[list[PeerId], int]:
+        for number in self.wanted[digest]:
+            unit = settlement.units[number]
+            if unit.certificate is not None and unit.certificate.digest == digest:
+                lengths = [vote.length for vote in unit.votes.values() if vote.digest == digest]
+                # Voters for one digest can only disagree on the length if one of them lies about
+                # it; the commonest length is that of the honest ones.
+                length = max(sorted(set(lengths)), key=lengths.count)
+                voters = sorted(
+                    peer
+                    for peer, vote in unit.votes.items()
+                    if vote.digest == digest and vote.length == length
+                )
+                turn = number % len(voters)
+                return voters[turn:] + voters[:turn], length
+        return [], 0
+
+    def _later(self, digest: Digest, now: Millis) -> None:
+        count = self.failures[digest] = self.failures.get(digest, 0) + 1
+        delay = min(RETRY_MAX_MS, RETRY_MS * 2 ** min(count - 1, 8))
+        self.retry_at[digest] = Millis(now + delay)
+
+    def arrived(self, settlement: Settlement, ref: BlobRef) -> list[Effect]:
+        """The output is durably here: settle every unit whose certificate names it."""
+        digest = Digest(ref.sha256)
+        self.fetching.pop(digest, None)
+        self.failures.pop(digest, None)
+        rows = [
+            settlement.settle(number)
+            for number in self.wanted.pop(digest, [])
+            if (unit := settlement.units[number]).state == "certified"
+            and unit.certificate is not None
+            and unit.certificate.digest == digest
+        ]
+        return [SaveUnits(settlement.job, tuple(rows))] if rows else []
+
+    def failed(self, ref: BlobRef, now: Millis) -> None:
+        """Nobody delivered it: try again later."""
+        digest = Digest(ref.sha256)
+        if self.fetching.pop(digest, None) is not None:
+            self._later(digest, now)
+
+    def peer_came(self) -> None:
+        """Somebody is here again who may have what is missing: do not wait any longer."""
+        self.retry_at.clear()
+
+    def complete(self, settlement: Settlement) -> bool:
+        """Whether every unit is settled or failed."""
+        return settlement.count("settled") + settlement.count("failed") == settlement.manifest.units
+
+    def deadline(self) -> Millis | None:
+        return min(self.retry_at.values(), default=None)

@@ -1,0 +1,38 @@
+"""Which manifests and closures a node takes notice of (``protocol/jobs.md``)."""
+
+from __future__ import annotations
+
+from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
+from p2pfleet.core.model.ids import NetworkId
+from p2pfleet.core.model.job import MAX_EXPIRY_MS
+from p2pfleet.core.wire.messages import Closure, Manifest
+
+CLOCK_SKEW_MS = 2 * 60 * 1000
+
+
+def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verdict:
+    """Accept, or why not. Only what contradicts itself is the sender's fault."""
+    if manifest.network != network:
+        return Reject("the manifest belongs to another network")
+    if manifest.expires_ms <= manifest.issued_ms:
+        return Reject("the job expires before it was issued")
+    if manifest.expires_ms - manifest.issued_ms > MAX_EXPIRY_MS:
+        return Reject("the job lasts longer than 30 days")
+    if manifest.stop.replicas_max < manifest.stop.quorum:
+        return Reject("the quorum is larger than the number of replicas allowed")
+    if manifest.expires_ms + CLOCK_SKEW_MS < wall_ms:
+        return Ignore("the job has expired")
+    if manifest.issued_ms - CLOCK_SKEW_MS > wall_ms:
+        return Ignore("the job was issued in the future by this clock")
+    if manifest.shards != 1:
+        return Ignore("this version knows jobs of one shard only")
+    return ACCEPT
+
+
+def judge_closure(closure: Closure, manifest: Manifest) -> Verdict:
+    """Accept a closure of the job that ``manifest`` asked for, if its publisher signed it."""
+    if closure.network != manifest.network:
+        return Reject("the closure belongs to another network")
+    if closure.publisher != manifest.publisher:
+        return Reject("somebody else than the publisher closes the job")
+    return ACCEPT
