@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from p2pfleet.core.effects import Write
+from p2pfleet.core.effects import Judgement, Write
 from p2pfleet.core.errors import Verdict
 from p2pfleet.core.model.ids import Cid, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef, Limits
@@ -200,7 +200,7 @@ class StoredJob(msgspec.Struct, frozen=True):
 
 
 class Store(AddressBook, Protocol):
-    """SQLite: the truth and the recovery. One writer; every ``apply`` is one durable transaction."""
+    """SQLite: the truth and the recovery. One writer; an ``apply`` is one durable transaction."""
 
     def apply(self, writes: Sequence[Write]) -> None:
         """Make all of these durable, in order, or none. Blocks; call it in a thread."""
@@ -222,6 +222,12 @@ class Store(AddressBook, Protocol):
         """Every frame of one job, in the order in which they were saved."""
         ...
 
+    def frame_range(
+        self, job: JobId, author: PeerId, incarnation: int, first: int, end: int
+    ) -> list[Sealed]:
+        """The frames of one author's incarnation from number ``first`` below ``end``."""
+        ...
+
     def units(self, job: JobId) -> list[tuple[int, str, bytes]]:
         """The ledger of a job: (unit, state, canonical certificate or b"" or UTF-8 reason)."""
         ...
@@ -230,8 +236,8 @@ class Store(AddressBook, Protocol):
         """(peer, agreed, contradicted), over all jobs ever, sorted by peer."""
         ...
 
-    def judged(self, job: JobId) -> set[tuple[int, PeerId]]:
-        """The (unit, peer) pairs of a job that already moved a record."""
+    def judged(self, job: JobId) -> list[Judgement]:
+        """The judgements of a job that already moved a record, sorted by (unit, peer)."""
         ...
 
 

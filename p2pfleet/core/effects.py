@@ -131,7 +131,7 @@ class Report(_Effect, frozen=True, tag="Report"):
 
 
 class OpenJob(_Effect, frozen=True, tag="OpenJob"):
-    """Get model and unit table, hold them against the manifest; ends in JobOpened/JobUnavailable."""
+    """Get model and unit table and check them; ends in JobOpened or JobUnavailable."""
 
     job: JobId
     manifest: Manifest

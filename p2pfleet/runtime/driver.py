@@ -1,0 +1,258 @@
+"""Feeds the core and carries its effects out.
+
+One task owns the core. It takes whatever events wait, lets the core answer, makes all writes of
+that batch durable in one transaction, and only then acts. A body that the core wants signed comes
+back to it at once as an event, before anything else happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, assert_never
+
+import trio
+
+from p2pfleet.core.effects import (
+    Act,
+    Effect,
+    Execute,
+    Fetch,
+    Gossip,
+    OpenJob,
+    Report,
+    Send,
+    SendFrames,
+    SetPaused,
+    ShutJob,
+    Sign,
+    Withdraw,
+    Write,
+)
+from p2pfleet.core.errors import Accept
+from p2pfleet.core.events import (
+    ClosureReceived,
+    Event,
+    FrameReceived,
+    ManifestReceived,
+    PeerDisconnected,
+    RecordSigned,
+    Tick,
+)
+from p2pfleet.core.machines.node import Node
+from p2pfleet.core.model.ids import Millis, PeerId
+from p2pfleet.core.wire.codec import encode
+from p2pfleet.core.wire.messages import Deliver, Message, SignedBody
+from p2pfleet.core.wire.verified import (
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+)
+from p2pfleet.ports import Clock, Network, PeerGone, Store
+from p2pfleet.runtime.recording import Recorder
+from p2pfleet.runtime.signing import Signer, open_sealed
+from p2pfleet.runtime.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+EVENTS_MAX = 256
+OUTBOX_MAX = 1024
+
+
+class Driver:
+    """One node's loop. ``submit`` hands it events; ``sign`` bodies that people asked for."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        store: Store,
+        network: Network,
+        workshop: Workshop,
+        signer: Signer,
+        clock: Clock,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.node = node
+        self._store = store
+        self._network = network
+        self._workshop = workshop
+        self._signer = signer
+        self._clock = clock
+        self._recorder = recorder
+        self._send_events, self._events = trio.open_memory_channel[tuple[Event, trio.Event | None]](
+            EVENTS_MAX
+        )
+        self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._changed = trio.Event()
+        self.steps = 0
+
+    # ---- in ----------------------------------------------------------------------------------
+
+    async def submit(self, event: Event) -> None:
+        """Queue an event; waits while too many are queued."""
+        await self._send_events.send((event, None))
+
+    async def carry_out(self, event: Event) -> None:
+        """Queue an event and wait until its writes are durable and its acts begun."""
+        done = trio.Event()
+        await self._send_events.send((event, done))
+        await done.wait()
+
+    async def publish(self, body: SignedBody) -> VerifiedManifest | VerifiedClosure:
+        """Sign a manifest (or closure) and have the core take it in, durably."""
+        verified = self._sign(body)
+        match verified:
+            case ManifestReceived(manifest=manifest):
+                await self.carry_out(verified)
+                return manifest
+            case ClosureReceived(closure=closure):
+                await self.carry_out(verified)
+                return closure
+            case _:
+                raise TypeError(f"{type(body).__name__} is not for publishing")
+
+    async def changed(self) -> None:
+        """Return after the next batch of events."""
+        await self._changed.wait()
+
+    # ---- the loop ----------------------------------------------------------------------------
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                batch = await self._wait()
+                effects: list[Effect] = []
+                for event, _ in batch:
+                    effects.extend(self._step(event))
+                writes = [effect for effect in effects if isinstance(effect, Write)]
+                if writes:
+                    await trio.to_thread.run_sync(self._store.apply, writes)
+                for effect in effects:
+                    if not isinstance(effect, Write):
+                        self._act(effect, nursery)
+                for event, done in batch:
+                    if isinstance(event, PeerDisconnected):
+                        self._forget(event.peer)
+                    if done is not None:
+                        done.set()
+                self._changed.set()
+                self._changed = trio.Event()
+
+    async def _wait(self) -> list[tuple[Event, trio.Event | None]]:
+        deadline = self.node.deadline()
+        seconds = math.inf
+        if deadline is not None:
+            seconds = max(0, deadline - self._now()) / 1000
+        batch: list[tuple[Event, trio.Event | None]] = []
+        with trio.move_on_after(seconds):
+            batch.append(await self._events.receive())
+        while len(batch) < EVENTS_MAX:
+            try:
+                batch.append(self._events.receive_nowait())
+            except trio.WouldBlock:
+                break
+        deadline = self.node.deadline()
+        if deadline is not None and deadline <= self._now():
+            batch.append((Tick(), None))
+        return batch
+
+    def _now(self) -> Millis:
+        return Millis(self._clock.monotonic_ms())
+
+    def _step(self, event: Event) -> list[Effect]:
+        """Let the core take one event; what it wants signed comes back to it at once."""
+        self.steps += 1
+        now = self._now()
+        if self._recorder is not None:
+            self._recorder.before(self.node)
+        effects = self.node.handle(event, now)
+        if self._recorder is not None:
+            self._recorder.after(now, event, effects)
+        done: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Sign):
+                done.extend(self._step(self._sign(effect.body)))
+            else:
+                done.append(effect)
+        return done
+
+    def _sign(self, body: SignedBody) -> Event:
+        verified = open_sealed(self._signer.seal(body))
+        me = self._signer.peer
+        match verified:
+            case VerifiedFrame():
+                return FrameReceived(me, verified)
+            case VerifiedManifest():
+                return ManifestReceived(me, verified)
+            case VerifiedClosure():
+                return ClosureReceived(me, verified)
+            case VerifiedRecord():
+                return RecordSigned(verified)
+
+    # ---- out ---------------------------------------------------------------------------------
+
+    def _act(self, effect: Act, nursery: trio.Nursery) -> None:
+        """Begin one act. Nothing here waits: a slow peer or disk must not hold up the core."""
+        match effect:
+            case Sign():
+                raise AssertionError("signed in _step")
+            case Send(peers=peers, message=message):
+                self._send(peers, message)
+            case SendFrames():
+                nursery.start_soon(self._send_frames, effect)
+            case Gossip(sealed=sealed):
+                nursery.start_soon(self._network.announce, encode(sealed))
+            case Report(peer=peer, verdict=verdict):
+                if not isinstance(verdict, Accept):
+                    log.debug("from %s: %s", peer.hex()[:8], verdict.reason)
+                self._network.report(peer, verdict)
+            case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():
+                self._workshop.act(effect)
+            case _:
+                assert_never(effect)
+
+    def _send(self, peers: tuple[PeerId, ...], message: Message) -> None:
+        data = encode(message)
+        assert self._nursery is not None
+        for peer in peers:
+            outbox = self._outboxes.get(peer)
+            if outbox is None:
+                outbox, inbox = trio.open_memory_channel[bytes](OUTBOX_MAX)
+                self._outboxes[peer] = outbox
+                self._nursery.start_soon(self._deliver, peer, inbox)
+            try:
+                outbox.send_nowait(data)
+            except trio.WouldBlock:
+                log.debug("dropped a message to %s: it does not keep up", peer.hex()[:8])
+
+    def _forget(self, peer: PeerId) -> None:
+        outbox = self._outboxes.pop(peer, None)
+        if outbox is not None:
+            outbox.close()
+
+    async def _deliver(self, peer: PeerId, inbox: trio.MemoryReceiveChannel[bytes]) -> None:
+        """Send what waits for one peer, in order; what a lost connection swallows is pulled."""
+        async with inbox:
+            async for data in inbox:
+                try:
+                    await self._network.send(peer, data)
+                except PeerGone as error:
+                    log.debug("%s is gone: %s", peer.hex()[:8], error)
+
+    async def _send_frames(self, effect: SendFrames) -> None:
+        frames = await trio.to_thread.run_sync(
+            self._store.frame_range,
+            effect.job,
+            effect.author,
+            effect.incarnation,
+            effect.first,
+            effect.end,
+        )
+        for sealed in frames:
+            self._send((effect.peer,), Deliver(sealed))

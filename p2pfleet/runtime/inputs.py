@@ -1,0 +1,66 @@
+"""The inputs of one job's units, fetched when they are needed.
+
+A unit's input is a range of a pack with a hash of its own, so it can be fetched and checked alone.
+Where a pack is small, the whole of it is fetched once instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from p2pfleet.core.errors import Malformed
+from p2pfleet.core.model.ids import Cid, JobId, PeerId, cid_from_sha256, cid_sha256, sha256
+from p2pfleet.core.model.job import BlobRef, UnitTable
+from p2pfleet.ports import Packs
+
+WHOLE_PACK_BYTES = 2**20
+
+Fetch = Callable[[JobId, BlobRef, Sequence[PeerId]], Awaitable[None]]
+
+
+class Inputs:
+    """Looks inputs up locally, or has them fetched."""
+
+    def __init__(self, job: JobId, table: UnitTable, packs: Packs, fetch: Fetch) -> None:
+        self._job = job
+        self._table = table
+        self._packs = packs
+        self._fetch = fetch
+        self._locks: dict[Cid, trio.Lock] = {}
+        self._sizes: dict[int, int] = {}
+        for unit in table.units:
+            end = unit.offset + unit.length
+            self._sizes[unit.pack] = max(end, self._sizes.get(unit.pack, 0))
+
+    async def get(self, number: int, sources: Sequence[PeerId]) -> bytes:
+        """The bundle of unit ``number``, its hash checked.
+
+        Raises BlobNotFound, P2pfleetError, and :class:`Malformed` if table and pack disagree.
+        """
+        unit = self._table.units[number]
+        pack = self._table.packs[unit.pack]
+        size = self._sizes[unit.pack]
+        if size <= WHOLE_PACK_BYTES:
+            # A pack is exactly its members one after the other, so its last unit ends it.
+            ref = BlobRef(pack, 0, size, cid_sha256(pack))
+        else:
+            ref = BlobRef(pack, unit.offset, unit.length, bytes(unit.sha256))
+        own_cid = cid_from_sha256(ref.sha256)
+        async with self._locks.setdefault(own_cid, trio.Lock()):
+            await self._fetch(self._job, ref, sources)
+        start = unit.offset - ref.offset
+        data = await trio.to_thread.run_sync(self._read, own_cid, start, unit.length)
+        if sha256(data) != unit.sha256:
+            raise Malformed(f"the input of unit {number} is not what the unit table promises")
+        return data
+
+    def _read(self, cid: Cid, start: int, length: int) -> bytes:
+        place = self._packs.locate(cid)
+        if place is None:
+            raise KeyError(cid)
+        path, offset, _ = place
+        with path.open("rb") as file:
+            file.seek(offset + start)
+            return file.read(length)

@@ -1,0 +1,149 @@
+"""From bytes of peers to events of the core: decoded, verified, or turned into a verdict.
+
+Verification runs in a worker thread, for everything that waits at once; the order in which a peer
+sent its messages is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
+from p2pfleet.core.events import (
+    ClosureReceived,
+    Event,
+    FrameReceived,
+    FramesSummaryReceived,
+    HelloReceived,
+    JobsSummaryReceived,
+    ManifestReceived,
+    PeerConnected,
+    PeerDisconnected,
+)
+from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.wire.codec import decode
+from p2pfleet.core.wire.messages import Deliver, FramesSummary, Hello, JobsSummary, Message
+from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
+from p2pfleet.core.wire.verified import (
+    Verified,
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+)
+from p2pfleet.ports import (
+    Announced,
+    Connected,
+    Disconnected,
+    Network,
+    NetworkEvent,
+    Received,
+    Validator,
+)
+from p2pfleet.runtime.signing import open_bytes, open_sealed
+
+BATCH = 64
+
+Interpreted = Event | tuple[PeerId, Verdict]
+
+
+def announcement_validator(network: NetworkId) -> Validator:
+    """Judges gossip before it is handed on: manifests and closures of this network, signed."""
+
+    def validate(peer: PeerId, data: bytes) -> Verdict:
+        del peer
+        if len(data) > MAX_ANNOUNCEMENT_BYTES:
+            return Reject("the announcement is too long")
+        try:
+            verified = open_bytes(data)
+        except Malformed as error:
+            return Reject(f"the announcement is malformed: {error}")
+        match verified:
+            case VerifiedManifest(manifest=body):
+                named = body.network
+            case VerifiedClosure(closure=closure):
+                named = closure.network
+            case _:
+                return Reject("neither a manifest nor a closure")
+        if named != network:
+            return Reject("the announcement belongs to another network")
+        return ACCEPT
+
+    return validate
+
+
+def interpret(event: NetworkEvent, network: NetworkId) -> Interpreted:
+    """What one network event means to the core, or the verdict on it. Never raises."""
+    match event:
+        case Connected(peer=peer):
+            return PeerConnected(peer)
+        case Disconnected(peer=peer):
+            return PeerDisconnected(peer)
+        case Announced(peer=peer, data=data):
+            try:
+                return _delivered(peer, open_bytes(data))
+            except Malformed as error:
+                return peer, Reject(f"malformed announcement: {error}")
+        case Received(peer=peer, data=data):
+            try:
+                return _message(peer, decode(data, Message, MAX_MESSAGE_BYTES), network)
+            except Malformed as error:
+                return peer, Reject(f"malformed message: {error}")
+
+
+def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
+    match message:
+        case Hello(network=theirs, version=version, record=sealed):
+            if theirs != network:
+                return peer, Ignore("the peer is on another network")
+            if version != PROTOCOL_VERSION:
+                return peer, Ignore(f"the peer speaks version {version} of the protocol")
+            record = open_sealed(sealed)
+            if not isinstance(record, VerifiedRecord) or record.record.peer != peer:
+                return peer, Reject("the record in the hello is not the sender's own")
+            if record.record.network != network:
+                return peer, Reject("the record in the hello belongs to another network")
+            return HelloReceived(peer, record)
+        case Deliver(sealed=sealed):
+            return _delivered(peer, open_sealed(sealed))
+        case JobsSummary(open=open_jobs, closed=closed):
+            return JobsSummaryReceived(peer, open_jobs, closed)
+        case FramesSummary(job=job, positions=positions):
+            return FramesSummaryReceived(peer, job, positions)
+
+
+def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
+    match verified:
+        case VerifiedManifest():
+            return ManifestReceived(peer, verified)
+        case VerifiedClosure():
+            return ClosureReceived(peer, verified)
+        case VerifiedFrame():
+            return FrameReceived(peer, verified)
+        case VerifiedRecord():
+            return peer, Ignore("a peer record outside a hello")
+
+
+async def receive(
+    network: Network, id_: NetworkId, submit: Callable[[Event], Awaitable[None]]
+) -> None:
+    """Turn the network's events into the core's, for ever."""
+    events = network.events
+    while True:
+        batch = [await events.receive()]
+        while len(batch) < BATCH:
+            try:
+                batch.append(events.receive_nowait())
+            except trio.WouldBlock:
+                break
+        for result in await trio.to_thread.run_sync(_interpret_all, batch, id_):
+            if isinstance(result, tuple):
+                network.report(*result)
+            else:
+                await submit(result)
+
+
+def _interpret_all(batch: Sequence[NetworkEvent], network: NetworkId) -> list[Interpreted]:
+    return [interpret(event, network) for event in batch]

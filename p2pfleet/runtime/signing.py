@@ -1,0 +1,78 @@
+"""Seals and opens signed bodies: the only place that touches signatures.
+
+A signature covers the bytes as sent, behind a prefix that no other use of the key shares. Opening
+also checks that the body names its signer, so that nobody signs in another's name.
+"""
+
+from __future__ import annotations
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from p2pfleet.core.errors import Malformed
+from p2pfleet.core.model.ids import FrameHash, JobId, PeerId
+from p2pfleet.core.wire.codec import decode, encode
+from p2pfleet.core.wire.messages import (
+    SIGNATURE_PREFIX,
+    Closure,
+    Frame,
+    Manifest,
+    PeerRecord,
+    Sealed,
+    SignedBody,
+)
+from p2pfleet.core.wire.names import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from p2pfleet.core.wire.verified import (
+    Verified,
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+)
+
+
+class Signer:
+    """The node's own key."""
+
+    def __init__(self, seed: bytes) -> None:
+        """``seed``: the 32 bytes of the identity file."""
+        self._key = SigningKey(seed)
+        self.peer = PeerId(bytes(self._key.verify_key))
+
+    def seal(self, body: SignedBody) -> Sealed:
+        """Sign a body; its canonical bytes are what travels from now on."""
+        raw = encode(body)
+        assert len(raw) <= MAX_FRAME_BYTES
+        return Sealed(raw, self.peer, self._key.sign(SIGNATURE_PREFIX + raw).signature)
+
+
+def open_sealed(sealed: Sealed) -> Verified:
+    """Check the signature and decode the body. Raises :class:`Malformed`; safe in any thread."""
+    try:
+        VerifyKey(sealed.signer).verify(SIGNATURE_PREFIX + sealed.body, sealed.signature)
+    except (BadSignatureError, ValueError, TypeError) as error:
+        raise Malformed("the signature does not match") from error
+    body = decode(sealed.body, SignedBody, MAX_FRAME_BYTES)
+    match body:
+        case Manifest():
+            named = body.publisher
+            verified: Verified = VerifiedManifest(sealed, JobId(sealed.hash), body)
+        case Closure():
+            named = body.publisher
+            verified = VerifiedClosure(sealed, body)
+        case PeerRecord():
+            named = body.peer
+            verified = VerifiedRecord(sealed, body)
+        case Frame():
+            named = body.author
+            verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
+        case _:
+            raise Malformed("not a signed body")
+    if named != sealed.signer:
+        raise Malformed("somebody else signed it than the one it names")
+    return verified
+
+
+def open_bytes(data: bytes) -> Verified:
+    """The same from the bytes of a :class:`Sealed` (a gossiped announcement)."""
+    return open_sealed(decode(data, Sealed, MAX_MESSAGE_BYTES))

@@ -1,0 +1,277 @@
+"""Where the work is done: fetches blobs, feeds children, keeps outputs.
+
+Carries out the core's acts on jobs and answers with events. Inputs are fetched while other units
+compute; outputs that are ready together become one pack and are durable before the core hears of
+them. A task that fails in an unforeseen way becomes the unit's (or job's) bad luck, never the
+node's end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+
+from p2pfleet.core.effects import Execute, Fetch, OpenJob, SetPaused, ShutJob, Withdraw
+from p2pfleet.core.errors import Malformed, P2pfleetError
+from p2pfleet.core.events import (
+    BlobArrived,
+    BlobFailed,
+    Event,
+    JobOpened,
+    JobUnavailable,
+    UnitExecuted,
+    UnitFaulted,
+    UnitUnavailable,
+)
+from p2pfleet.core.model.ids import Cid, JobId, PeerId, cid_from_sha256, cid_sha256
+from p2pfleet.core.model.job import BlobRef, UnitTable
+from p2pfleet.core.wire.codec import decode
+from p2pfleet.core.wire.messages import Manifest
+from p2pfleet.core.wire.names import MAX_TABLE_BYTES
+from p2pfleet.core.wire.tensors import digest_of
+from p2pfleet.ports import (
+    BlobNotFound,
+    Bulk,
+    Execution,
+    ExecutionFault,
+    Packs,
+    Sandbox,
+)
+from p2pfleet.runtime.children import Children
+from p2pfleet.runtime.inputs import Inputs
+
+log = logging.getLogger(__name__)
+
+FETCHES_AT_ONCE = 8
+OUTPUTS_AT_ONCE = 64
+
+Submit = Callable[[Event], Awaitable[None]]
+Twist = Callable[[bytes], bytes]
+"""What a testnet's liar does to an output bundle before it votes for it."""
+
+
+class _Work:
+    """One job in the workshop: its model and inputs, and the units under way."""
+
+    def __init__(self, manifest: Manifest, inputs: Inputs) -> None:
+        self.manifest = manifest
+        self.inputs = inputs
+        self.units: dict[int, trio.CancelScope] = {}
+        self.executing: set[int] = set()
+
+
+class Workshop:
+    """Runs units of all jobs in at most ``slots`` children at once."""
+
+    def __init__(
+        self,
+        *,
+        packs: Packs,
+        bulk: Bulk,
+        sandbox: Sandbox,
+        submit: Submit,
+        slots: int,
+        twist: Twist | None = None,
+    ) -> None:
+        self._packs = packs
+        self._bulk = bulk
+        self._submit = submit
+        self._twist = twist
+        self._children = Children(sandbox, slots)
+        self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
+        self._work: dict[JobId, _Work] = {}
+        self._scopes: dict[JobId, list[trio.CancelScope]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._send_outputs, self._outputs = trio.open_memory_channel[tuple[JobId, int, Execution]](
+            OUTPUTS_AT_ONCE
+        )
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; ends every child."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._keep_outputs)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._children.close()
+
+    def act(self, effect: OpenJob | Execute | Withdraw | ShutJob | SetPaused | Fetch) -> None:
+        """Begin one act; returns at once."""
+        assert self._nursery is not None
+        match effect:
+            case OpenJob(job=job):
+                self._start(job, partial(self._open, effect))
+            case Execute(job=job, unit=unit):
+                self._execute(job, unit, effect.sources)
+            case Withdraw(job=job):
+                self._withdraw(effect)
+            case ShutJob(job=job, keep=keep):
+                self._shut(job, keep)
+            case SetPaused(paused=paused):
+                self._children.set_paused(paused)
+            case Fetch(job=job):
+                self._start(job, partial(self._fetch, effect))
+
+    def _start(self, job: JobId, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
+        """Run ``work`` for a job, to be cancelled when the job is shut."""
+        assert self._nursery is not None
+        scope = trio.CancelScope()
+        scopes = self._scopes.setdefault(job, [])
+        scopes.append(scope)
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await work()
+            finally:
+                scopes.remove(scope)
+
+        self._nursery.start_soon(run)
+        return scope
+
+    # ---- opening a job -----------------------------------------------------------------------
+
+    async def _open(self, effect: OpenJob) -> None:
+        manifest = effect.manifest
+        model = BlobRef(manifest.model, 0, manifest.model_bytes, cid_sha256(manifest.model))
+        table = BlobRef(manifest.table, 0, manifest.table_bytes, cid_sha256(manifest.table))
+        final = False
+        try:
+            if manifest.table_bytes > MAX_TABLE_BYTES:
+                raise Malformed("the unit table is too large")
+            for ref in (table, model):
+                await self.fetch(effect.job, ref, effect.sources)
+            raw = await trio.to_thread.run_sync(self._packs.read, manifest.table)
+            units = await trio.to_thread.run_sync(_checked_table, raw, manifest)
+        except (BlobNotFound, P2pfleetError, KeyError) as error:
+            await self._submit(JobUnavailable(effect.job, str(error)[:300], final))
+            return
+        except Malformed as error:
+            await self._submit(
+                JobUnavailable(effect.job, f"the unit table is malformed: {error}", True)
+            )
+            return
+        inputs = Inputs(effect.job, units, self._packs, self.fetch)
+        self._work[effect.job] = _Work(manifest, inputs)
+        await self._submit(JobOpened(effect.job))
+
+    async def fetch(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:
+        """Have a range durably here, pinned for the job. Raises BlobNotFound, P2pfleetError."""
+        own_cid = cid_from_sha256(ref.sha256)
+        if not await trio.to_thread.run_sync(self._packs.has, own_cid):
+            async with self._fetches:
+                blob = await trio.to_thread.run_sync(self._packs.partial, ref)
+                await self._bulk.fetch(blob, sources)
+        await trio.to_thread.run_sync(self._packs.pin, bytes(job), [own_cid])
+
+    async def _fetch(self, effect: Fetch) -> None:
+        try:
+            await self.fetch(effect.job, effect.ref, effect.sources)
+        except (BlobNotFound, P2pfleetError) as error:
+            log.debug("blob %s: %s", effect.ref.sha256.hex()[:16], error)
+            await self._submit(BlobFailed(effect.job, effect.ref, str(error)[:300]))
+        else:
+            await self._submit(BlobArrived(effect.job, effect.ref))
+
+    # ---- units -------------------------------------------------------------------------------
+
+    def _execute(self, job: JobId, unit: int, sources: tuple[PeerId, ...]) -> None:
+        work = self._work.get(job)
+        if work is None or unit in work.units:
+            return
+        work.units[unit] = self._start(job, partial(self._run_unit, job, unit, sources))
+
+    async def _run_unit(self, job: JobId, unit: int, sources: tuple[PeerId, ...]) -> None:
+        work = self._work[job]
+        manifest = work.manifest
+        try:
+            data = await work.inputs.get(unit, sources)
+            model = partial(self._packs.read, manifest.model)
+            async with self._children.child(job, model, manifest.limits) as child:
+                work.executing.add(unit)
+                execution = await child.execute(data)
+            await self._send_outputs.send((job, unit, execution))
+        except ExecutionFault as fault:
+            log.info("unit %d of job %s: %s", unit, job.hex()[:8], fault)
+            await self._submit(UnitFaulted(job, unit, fault.kind, fault.reason[:300]))
+        except (BlobNotFound, P2pfleetError, KeyError, Malformed) as error:
+            log.info("unit %d of job %s: %s", unit, job.hex()[:8], error)
+            await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
+        finally:
+            work.executing.discard(unit)
+            work.units.pop(unit, None)
+
+    async def _keep_outputs(self) -> None:
+        """Make outputs durable, those that wait together in one pack, then tell the core."""
+        while True:
+            ready = [await self._outputs.receive()]
+            while len(ready) < OUTPUTS_AT_ONCE:
+                try:
+                    ready.append(self._outputs.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            members = [
+                execution.outputs if self._twist is None else self._twist(execution.outputs)
+                for _, _, execution in ready
+            ]
+            try:
+                await trio.to_thread.run_sync(self._store_outputs, ready, members)
+            except P2pfleetError as error:
+                log.warning("outputs cannot be kept: %s", error)
+                for job, unit, _ in ready:
+                    await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
+                continue
+            for (job, unit, execution), data in zip(ready, members, strict=True):
+                await self._submit(
+                    UnitExecuted(job, unit, digest_of(data), len(data), execution.wall_ms)
+                )
+
+    def _store_outputs(
+        self, ready: Sequence[tuple[JobId, int, Execution]], members: Sequence[bytes]
+    ) -> None:
+        pins: dict[JobId, list[Cid]] = {}
+        for (job, _, _), data in zip(ready, members, strict=True):
+            pins.setdefault(job, []).append(cid_from_sha256(digest_of(data)))
+        self._packs.add_pack(members)
+        for job, cids in pins.items():
+            self._packs.pin(bytes(job), cids)
+
+    def _withdraw(self, effect: Withdraw) -> None:
+        work = self._work.get(effect.job)
+        if work is None:
+            return
+        for unit in effect.units:
+            scope = work.units.get(unit)
+            if scope is not None and (effect.kill or unit not in work.executing):
+                scope.cancel()
+                work.units.pop(unit, None)
+
+    def _shut(self, job: JobId, keep: bool) -> None:
+        for scope in self._scopes.pop(job, []):
+            scope.cancel()
+        self._work.pop(job, None)
+        self._children.end(job)
+        if not keep:
+            assert self._nursery is not None
+            self._nursery.start_soon(trio.to_thread.run_sync, self._packs.unpin, bytes(job))
+
+
+def _checked_table(raw: bytes, manifest: Manifest) -> UnitTable:
+    """The unit table, if it fits the manifest. Raises :class:`Malformed`."""
+    table: UnitTable = decode(raw, UnitTable, MAX_TABLE_BYTES)
+    if len(table.units) != manifest.units:
+        raise Malformed(f"it lists {len(table.units)} units where {manifest.units} are promised")
+    if sum(unit.length for unit in table.units) != manifest.total_bytes:
+        raise Malformed("its units do not add up to the promised bytes")
+    for number, unit in enumerate(table.units):
+        if unit.pack >= len(table.packs):
+            raise Malformed(f"unit {number} lies in a pack that it does not list")
+    for cid in table.packs:
+        cid_sha256(cid)
+    return table
