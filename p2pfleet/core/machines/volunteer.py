@@ -38,7 +38,10 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Volunteer(msgspec.Struct):
-    """Claims of our own, the order in which we look for more, and how long units take here."""
+    """Claims of our own, the order in which we look for more, and how long units take here.
+
+    ``answered`` are the units whose vote or failure is written, be it out already or not.
+    """
 
     me: PeerId
     slots: int
@@ -49,6 +52,7 @@ class Volunteer(msgspec.Struct):
     order: list[int] = []
     cursor: int = 0
     held: dict[int, Held] = {}
+    answered: dict[int, bool] = {}
     crashes: dict[int, int] = {}
     rescan_at: Millis | None = None
     mean_ms: float | None = None
@@ -166,7 +170,7 @@ class Volunteer(msgspec.Struct):
                 break
             number = self.order[self.cursor]
             self.cursor = (self.cursor + 1) % total
-            if number in self.held:
+            if number in self.held or number in self.answered:
                 continue
             unit = settlement.units.get(number)
             if unit is not None and (
@@ -192,8 +196,9 @@ class Volunteer(msgspec.Struct):
         self.executed += 1
         self.mean_ms = wall_ms if self.mean_ms is None else 0.8 * self.mean_ms + 0.2 * wall_ms
         unit = settlement.unit(number)
-        if self.me in unit.votes:
+        if self.me in unit.votes or number in self.answered:
             return []
+        self.answered[number] = True
         return [Reveal(number, unit.attempt, digest, length)]
 
     def faulted_unit(
@@ -206,8 +211,9 @@ class Volunteer(msgspec.Struct):
         if kind in RELEASED_FAULTS and self.crashes.get(number, 0) < CRASHES_MAX:
             return [Release((number,))] if held is not None else []
         unit = settlement.unit(number)
-        if self.me in unit.votes or self.me in unit.failures:
+        if self.me in unit.votes or self.me in unit.failures or number in self.answered:
             return []
+        self.answered[number] = True
         return [Failure(number, unit.attempt, f"{kind}: {reason}"[:200])]
 
     def unavailable_unit(self, number: int, now: Millis) -> list[Entry]:
