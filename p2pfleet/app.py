@@ -35,7 +35,6 @@ from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.effects import UnitRow
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
-from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
 from p2pfleet.core.wire.codec import encode
@@ -51,8 +50,7 @@ from p2pfleet.runtime.reception import announcement_validator, receive
 from p2pfleet.runtime.recording import Recorder
 from p2pfleet.runtime.signing import Signer, open_sealed
 from p2pfleet.runtime.views import (
-    executed,
-    failures_view,
+    ended_view,
     idle_reason,
     job_view,
     peer_view,
@@ -64,6 +62,7 @@ log = logging.getLogger(__name__)
 
 SUBMITTED = "submitted"
 CHANGE_DEBOUNCE_S = 0.2
+STOP_S = 1.5
 
 
 class RunningNode:
@@ -136,7 +135,9 @@ class RunningNode:
 
     def find_job(self, text: str) -> JobId:
         """The job whose id begins with ``text`` (at least 8 digits)."""
-        found = [job for job in self._driver.node.jobs if job.hex().startswith(text.lower())]
+        node = self._driver.node
+        known = [*node.jobs, *node.ended]
+        found = [job for job in known if job.hex().startswith(text.lower())]
         if len(text) < 8 or len(found) != 1:
             problem = "is ambiguous" if len(found) > 1 else "is not known to this node"
             raise P2pfleetError(
@@ -146,57 +147,48 @@ class RunningNode:
             )
         return found[0]
 
-    def _job(self, job: JobId) -> Job:
-        return self._driver.node.jobs[self.find_job(job.hex())]
-
     def jobs(self) -> list[dict[str, Any]]:
-        """Every job that this node knows, the newest last."""
-        return [
-            job_view(self._driver.node, job, self._now()) for job in self._driver.node.jobs.values()
-        ]
+        """Every job that this node knows: ended ones, then open ones, each the newest last."""
+        node = self._driver.node
+        return [self.job(job) for job in [*node.ended, *node.jobs]]
 
     def job(self, job: JobId) -> dict[str, Any]:
-        """One job, with the reasons of failed units."""
-        found = self._job(job)
-        view = job_view(self._driver.node, found, self._now())
-        view["failures"] = failures_view(found)
-        return view
+        """One job; its units by state, and why the first failed ones did."""
+        node = self._driver.node
+        ended = node.ended.get(job)
+        if ended is not None:
+            return ended_view(ended)
+        return job_view(node, node.jobs[self.find_job(job.hex())], self._now())
 
     async def cancel(self, job: JobId) -> None:
         """End an own job; what is certified stays."""
-        found = self._job(job)
-        if not found.own:
+        view = self.job(job)
+        if not view["own"]:
             raise P2pfleetError(
                 "Only its publisher can cancel a job.",
                 "Run the command with the publisher's --data-dir.",
                 ExitCode.USAGE,
             )
-        await self._driver.carry_out(ev.CancelRequested(found.id))
+        await self._driver.carry_out(ev.CancelRequested(job))
 
     async def results(
         self, job: JobId, output: Path, progress: Progress | None = None
     ) -> dict[str, Any]:
         """Write what is decided so far into ``output``; returns the report."""
-        found = self._job(job)
-        if not found.own:
+        view = self.job(job)
+        if not view["own"]:
             raise P2pfleetError(
                 "This node did not publish that job, so it has no results of it.",
                 "Run the command with the publisher's --data-dir.",
                 ExitCode.USAGE,
             )
-        stored = StoredJob(
-            found.id,
-            found.sealed.sealed,
-            found.own,
-            found.state,
-            None if found.closure is None else found.closure.sealed,
-        )
+        jobs = await trio.to_thread.run_sync(self._store.jobs)
         write = partial(
             write_results,
             output,
-            stored=stored,
-            names=self._unit_names(found.id),
-            view=self.job(found.id),
+            stored=next(stored for stored in jobs if stored.job == job),
+            names=self._unit_names(job),
+            view=view,
             store=self._store,
             packs=self._packs,
             progress=progress,
@@ -209,9 +201,9 @@ class RunningNode:
         """What the node is doing, and why not if it does nothing."""
         node = self._driver.node
         now = self._now()
-        states: dict[str, int] = {}
-        for job in node.jobs.values():
-            states[job.state] = states.get(job.state, 0) + 1
+        states = {"active": len(node.jobs)}
+        for ended in node.ended.values():
+            states[ended.state] = states.get(ended.state, 0) + 1
         resumes = None if node.pause_until is None else max(0, node.pause_until - now)
         process = psutil.Process()
         return {
@@ -229,7 +221,7 @@ class RunningNode:
             "resumes_ms": resumes,
             "peers": len(node.membership.present()),
             "jobs": states,
-            "executed": executed(node),
+            "executed": node.executed,
             "uptime_s": round(time.monotonic() - self._started, 1),
             "memory_mb": round(process.memory_info().rss / 2**20, 1),
             "open_files": process.num_fds(),
@@ -266,7 +258,10 @@ class RunningNode:
         await trio.sleep(CHANGE_DEBOUNCE_S)
 
     def stop(self) -> None:
-        """End the node: whoever runs it leaves its ``async with``."""
+        """End the node: the body of its ``async with`` is cancelled, quietly.
+
+        Unlike a cancellation from outside, it gives the node's claims back first.
+        """
         self._stop()
 
     def _now(self) -> Millis:
@@ -451,6 +446,7 @@ async def _running(
             clock=clock,
             recorder=recorder,
         )
+        body = trio.CancelScope()
         running = RunningNode(
             config=config,
             driver=driver,
@@ -459,15 +455,19 @@ async def _running(
             network=network,
             prepare_job=partial(prepare, packs=packs, sandbox=sandbox),
             clock=clock,
-            stop=nursery.cancel_scope.cancel,
+            stop=body.cancel,
         )
         try:
             await nursery.start(workshop.run)
             await nursery.start(driver.run)
             await _restore(driver, store, clock, network.addresses, config)
             nursery.start_soon(receive, network, config.network.id, driver.submit)
-            async with serve_control(config.data_dir, running.methods()):
-                yield running
+            with body:
+                async with serve_control(config.data_dir, running.methods()):
+                    yield running
+            with trio.move_on_after(STOP_S):
+                await driver.carry_out(ev.StopRequested())
+                await driver.drained()
         finally:
             if recorder is not None:
                 recorder.close()

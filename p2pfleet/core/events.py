@@ -63,6 +63,10 @@ class Tick(_Event, frozen=True, tag="Tick"):
     """The time that ``deadline`` named has come."""
 
 
+class StopRequested(_Event, frozen=True, tag="StopRequested"):
+    """The node is about to end: give every claim back, so that others take over at once."""
+
+
 class PauseRequested(_Event, frozen=True, tag="PauseRequested"):
     """The owner wants the machine for himself, until ``for_ms`` have passed (or until resumed)."""
 
@@ -213,6 +217,7 @@ Event = (
     | FrameRestored
     | RestoreFinished
     | Tick
+    | StopRequested
     | PauseRequested
     | ResumeRequested
     | PeerConnected

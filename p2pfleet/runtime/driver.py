@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX = 256
 OUTBOX_MAX = 1024
+DRAIN_S = 0.02
+DRAIN_STEPS = 50
 
 
 class Driver:
@@ -117,6 +119,14 @@ class Driver:
     async def changed(self) -> None:
         """Return after the next batch of events."""
         await self._changed.wait()
+
+    async def drained(self) -> None:
+        """Return when everything that was to be sent is with the network, or after a second."""
+        for _ in range(DRAIN_STEPS):
+            if not any(box.statistics().current_buffer_used for box in self._outboxes.values()):
+                break
+            await trio.sleep(DRAIN_S)
+        await trio.sleep(5 * DRAIN_S)  # the network's own queues have no end that one could await
 
     # ---- the loop ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from p2pfleet.core.wire.messages import AuthorPosition, Frame
 AHEAD_MAX = 1024
 AUTHORS_MAX = 1024
 REPLY_FRAMES_MAX = 128
+LEASE_ENTRIES_MAX = 128
 
 
 class FrameLog(msgspec.Struct):
@@ -21,11 +22,11 @@ class FrameLog(msgspec.Struct):
     ahead: dict[tuple[PeerId, int], list[int]] = {}
     entries: dict[PeerId, int] = {}
 
-    def admit(self, frame: Frame, units: int) -> str | None:
+    def admit(self, frame: Frame, units: int, leases: int = 0) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here.
 
         What one author can make a node keep is bounded: a claim, a release and a vote or failure a
-        unit, twice over.
+        unit, twice over, and renewals of claims for the ``leases`` that the job has lasted so far.
         """
         key = (frame.author, frame.incarnation)
         position = self.next.get(key, 0)
@@ -39,7 +40,7 @@ class FrameLog(msgspec.Struct):
         count = self.entries.get(frame.author, 0) + sum(
             len(getattr(entry, "units", (0,))) for entry in frame.entries
         )
-        if count > 256 + 8 * units:
+        if count > 256 + 8 * units + LEASE_ENTRIES_MAX * leases:
             return "its author has written more than this job can need"
         self.entries[frame.author] = count
         if frame.sequence == position:

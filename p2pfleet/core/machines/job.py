@@ -15,27 +15,47 @@ from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, PeerId
 from p2pfleet.core.wire.codec import encode
-from p2pfleet.core.wire.messages import Entry, Frame, FramesSummary, Manifest
+from p2pfleet.core.wire.messages import Entry, Frame, FramesSummary, Manifest, Sealed
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
-from p2pfleet.core.wire.verified import VerifiedClosure, VerifiedManifest
+from p2pfleet.core.wire.verified import VerifiedManifest
 
 FLUSH_MS = 50
+FAILURES_KEPT = 20
 SUMMARY_MS = 5_000
 FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """What a node remembers of a job that needs no more work.
+
+    ``state``: completed, cancelled, expired, or refused (by this node). ``closure`` is the
+    publisher's word, to be handed on to those who do not know it yet. ``counts`` are units by
+    state, ``failures`` the first failed units with their reasons.
+    """
+
+    id: JobId
+    manifest: Manifest
+    own: bool
+    state: str
+    reason: str
+    closure: Sealed | None
+    counts: dict[str, int]
+    votes: int
+    volunteers: int
+    lasted_ms: int
+    failures: tuple[tuple[int, str], ...]
+
+
 class Job(msgspec.Struct):
-    """A job, its frames, its units; active, then completed, cancelled, expired or refused."""
+    """An open job, its frames and its units."""
 
     id: JobId
     sealed: VerifiedManifest
     own: bool
     settlement: Settlement
     log: FrameLog
-    state: str = "active"
     reason: str = ""
-    closure: VerifiedClosure | None = None
     participants: dict[PeerId, bool] = {}
     outbox: list[Entry] = []
     flush_at: Millis | None = None
@@ -51,13 +71,39 @@ class Job(msgspec.Struct):
         return self.sealed.manifest
 
     @property
-    def active(self) -> bool:
-        return self.state == "active"
-
-    @property
     def joined(self) -> bool:
         """Whether this node takes part: publishes it, or has the model and runs units of it."""
         return self.publisher is not None or (self.volunteer is not None and self.volunteer.open)
+
+    def admit(self, frame: Frame, wall_ms: int) -> str | None:
+        """Why a frame is not taken, or ``None``: then it is counted as here."""
+        leases = max(0, wall_ms - self.manifest.issued_ms) // self.manifest.lease_ms
+        return self.log.admit(frame, self.manifest.units, leases)
+
+    def ended(self, state: str, closure: Sealed | None, now: Millis) -> Ended:
+        """What to remember of it."""
+        failed = sorted(
+            number for number, unit in self.settlement.units.items() if unit.state == "failed"
+        )
+        return Ended(
+            id=self.id,
+            manifest=self.manifest,
+            own=self.own,
+            state=state,
+            reason=self.reason,
+            closure=closure,
+            counts={name: count for name, count in sorted(self.settlement.tally.items()) if count},
+            votes=self.settlement.votes,
+            volunteers=self.volunteers(),
+            lasted_ms=now - self.first_seen,
+            failures=tuple(
+                (number, self.settlement.units[number].reason) for number in failed[:FAILURES_KEPT]
+            ),
+        )
+
+    def volunteers(self) -> int:
+        """How many others take part, the publisher not counted."""
+        return sum(peer != self.manifest.publisher for peer in self.participants)
 
     def join(self, peer: PeerId) -> None:
         """``peer`` takes part in this job."""
@@ -112,9 +158,9 @@ class Job(msgspec.Struct):
 
     def deadline(self, paused: bool) -> Millis | None:
         """When this job wants to be ticked next."""
-        times = [self.flush_at, self.summary_at if self.active and self.joined else None]
-        if self.volunteer is not None and self.active:
+        times = [self.flush_at, self.summary_at if self.joined else None]
+        if self.volunteer is not None:
             times.append(self.volunteer.deadline(paused))
-        if self.publisher is not None and self.active:
+        if self.publisher is not None:
             times.append(self.publisher.deadline())
         return min((at for at in times if at is not None), default=None)

@@ -14,6 +14,7 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.effects import (
     CloseJob,
     Effect,
+    ForgetJob,
     Gossip,
     Report,
     SaveFrame,
@@ -28,7 +29,7 @@ from p2pfleet.core.effects import (
 from p2pfleet.core.errors import Accept, Ignore, Reject
 from p2pfleet.core.events import Event
 from p2pfleet.core.machines.frames import FrameLog
-from p2pfleet.core.machines.job import Job
+from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Outcome, Settlement
@@ -45,18 +46,21 @@ from p2pfleet.core.wire.messages import (
     JobsSummary,
     PeerRecord,
     Release,
+    Sealed,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
 JOBS_MAX = 512
+ENDED_MAX = 1024
+ENDED_TOLD = 64
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 30_000
 RECORD_LIFE_MS = 3600 * 1000
 
 
 class Node(msgspec.Struct):
-    """State of one node.
+    """State of one node: open jobs, and what is remembered of ended ones.
 
     ``slots`` is how many units it runs at once (0: it volunteers for nothing); ``roles`` is what
     it says of itself.
@@ -69,12 +73,15 @@ class Node(msgspec.Struct):
     membership: Membership
     standing: Standing
     jobs: dict[JobId, Job] = {}
+    ended: dict[JobId, Ended] = {}
+    executed: int = 0
     incarnation: int = 0
     software: str = ""
     addresses: tuple[str, ...] = ()
     wall_offset: int = 0
     restored: bool = False
     paused: bool = False
+    stopping: bool = False
     pause_until: Millis | None = None
     jobs_summary_at: Millis | None = None
     announce_at: Millis | None = None
@@ -115,6 +122,8 @@ class Node(msgspec.Struct):
                 return self._restore_finished(now)
             case ev.Tick():
                 return self._tick(now)
+            case ev.StopRequested():
+                return self._stop(now)
             case ev.PauseRequested(for_ms=for_ms):
                 self.pause_until = None if for_ms is None else Millis(now + for_ms)
                 return self._set_paused(True, now)
@@ -147,7 +156,7 @@ class Node(msgspec.Struct):
                 return self._frame(event.source, event.frame, now)
             case ev.CancelRequested(job=job_id):
                 job = self.jobs.get(job_id)
-                if job is None or job.publisher is None or not job.active:
+                if job is None or job.publisher is None:
                     return []
                 return self._close(job, completed=False, now=now)
             case ev.JobOpened(job=job_id):
@@ -155,8 +164,9 @@ class Node(msgspec.Struct):
             case ev.JobUnavailable():
                 return self._unavailable(event, now)
             case ev.UnitExecuted():
+                self.executed += 1
                 job = self.jobs.get(event.job)
-                if job is None or job.volunteer is None or not job.active:
+                if job is None or job.volunteer is None:
                     return []
                 job.write(
                     job.volunteer.executed_unit(
@@ -167,7 +177,7 @@ class Node(msgspec.Struct):
                 return self._advance(job, now)
             case ev.UnitFaulted():
                 job = self.jobs.get(event.job)
-                if job is None or job.volunteer is None or not job.active:
+                if job is None or job.volunteer is None:
                     return []
                 job.write(
                     job.volunteer.faulted_unit(
@@ -178,7 +188,7 @@ class Node(msgspec.Struct):
                 return self._advance(job, now)
             case ev.UnitUnavailable():
                 job = self.jobs.get(event.job)
-                if job is None or job.volunteer is None or not job.active:
+                if job is None or job.volunteer is None:
                     return []
                 job.write(job.volunteer.unavailable_unit(event.unit, now), now)
                 return self._advance(job, now)
@@ -199,8 +209,6 @@ class Node(msgspec.Struct):
 
     def _job_restored(self, event: ev.JobRestored, now: Millis) -> list[Effect]:
         job = self._new_job(event.manifest, event.own, now)
-        job.state = event.state
-        job.closure = event.closure
         for row in event.units:
             certificate = None
             reason = ""
@@ -211,13 +219,16 @@ class Node(msgspec.Struct):
             job.settlement.restore(row.unit, row.state, certificate, reason)
         for judgement in event.judged:
             job.settlement.judged[judgement.unit, judgement.peer] = judgement.agreed
+        if event.state != "active":
+            closure = None if event.closure is None else event.closure.sealed
+            self._remember(job.ended(event.state, closure, now))
         return []
 
     def _frame_restored(self, frame: VerifiedFrame, now: Millis) -> list[Effect]:
         job = self.jobs.get(frame.frame.job)
-        if job is None or not job.active:
+        if job is None:
             return []
-        if job.log.admit(frame.frame, job.manifest.units) is not None:
+        if job.admit(frame.frame, self.wall_ms(now)) is not None:
             return []
         job.join(frame.author)
         outcome = job.settlement.apply(frame, now, self.standing.counts)
@@ -228,7 +239,7 @@ class Node(msgspec.Struct):
         effects: list[Effect] = [self._sign_record(now)]
         self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
         for job in self.jobs.values():
-            if job.publisher is not None and job.active:
+            if job.publisher is not None:
                 job.publisher.certified(job.settlement, sorted(job.settlement.units))
                 self.announce_at = Millis(now + ANNOUNCE_MS)
             effects.extend(self._advance(job, now))
@@ -262,8 +273,6 @@ class Node(msgspec.Struct):
             return []
         effects: list[Effect] = [Send((event.peer,), self._known_jobs())]
         for job in self.jobs.values():
-            if not job.active:
-                continue
             if job.joined:
                 effects.append(Send((event.peer,), job.summary()))
             if job.publisher is not None:
@@ -274,34 +283,37 @@ class Node(msgspec.Struct):
         return effects
 
     def _known_jobs(self) -> JobsSummary:
-        active = sorted(job.id for job in self.jobs.values() if job.active)
-        closed = sorted(job.id for job in self.jobs.values() if not job.active)
-        return JobsSummary(tuple(active[:512]), tuple(closed[:512]))
+        """Open jobs, and the last that ended; who still has an older one open is told anyway."""
+        return JobsSummary(
+            tuple(sorted(self.jobs)[:JOBS_MAX]), tuple(sorted(list(self.ended)[-ENDED_TOLD:]))
+        )
 
     def _jobs_summary(self, event: ev.JobsSummaryReceived) -> list[Effect]:
         if not self.membership.here(event.peer):
             return []
-        theirs_open = set(event.open)
-        theirs = theirs_open | set(event.closed)
+        theirs = {*event.open, *event.closed}
         effects: list[Effect] = []
         for job_id, job in sorted(self.jobs.items()):
-            if job.active and job_id not in theirs:
+            if job_id not in theirs:
                 effects.append(Send((event.peer,), Deliver(job.sealed.sealed)))
-            elif job.closure is not None and job_id in theirs_open:
-                effects.append(Send((event.peer,), Deliver(job.closure.sealed)))
+        for job_id in event.open:
+            ended = self.ended.get(job_id)
+            if ended is not None and ended.closure is not None:
+                effects.append(Send((event.peer,), Deliver(ended.closure)))
         return effects
 
     def _frames_summary(self, event: ev.FramesSummaryReceived) -> list[Effect]:
         if not self.membership.here(event.peer):
             return []
         job = self.jobs.get(event.job)
+        ended = self.ended.get(event.job)
+        if ended is not None:
+            if ended.closure is None:
+                return []
+            return [Send((event.peer,), Deliver(ended.closure))]
         if job is None:
             # The peer has a job that we lack: telling it what we know makes it send the manifest.
             return [Send((event.peer,), self._known_jobs())]
-        if job.closure is not None:
-            return [Send((event.peer,), Deliver(job.closure.sealed))]
-        if not job.active:
-            return []
         job.join(event.peer)
         return list(job.log.missing(event.peer, event.positions))
 
@@ -326,7 +338,7 @@ class Node(msgspec.Struct):
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         own = source == self.me
-        if sealed.job in self.jobs:
+        if sealed.job in self.jobs or sealed.job in self.ended:
             return []
         verdict = judge_manifest(sealed.manifest, self.network, self.wall_ms(now))
         if not isinstance(verdict, Accept):
@@ -350,7 +362,7 @@ class Node(msgspec.Struct):
 
     def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
         job = self.jobs.get(job_id)
-        if job is None or job.volunteer is None or not job.active:
+        if job is None or job.volunteer is None:
             return []
         here = self.membership.present()
         effects = job.volunteer.opened(job.settlement, now, self._sources(job))
@@ -360,12 +372,11 @@ class Node(msgspec.Struct):
 
     def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:
         job = self.jobs.get(event.job)
-        if job is None or job.volunteer is None or not job.active:
+        if job is None or job.volunteer is None:
             return []
         job.reason = event.reason
         if event.final:
-            job.state = "refused"
-            return [ShutJob(job.id, keep=False)]
+            return self._end(job, "refused", None, now)
         job.volunteer.not_opened(now)
         return []
 
@@ -387,13 +398,13 @@ class Node(msgspec.Struct):
         closure = event.closure.closure
         own = event.source == self.me
         job = self.jobs.get(closure.job)
-        if job is None or not job.active:
+        if job is None:
             return []
         verdict = judge_closure(closure, job.manifest)
         if not isinstance(verdict, Accept):
             return [Report(event.source, verdict)]
-        job.closure = event.closure
-        effects = self._end(job, "completed" if closure.completed else "cancelled")
+        state = "completed" if closure.completed else "cancelled"
+        effects = self._end(job, state, event.closure.sealed, now)
         if own:
             effects.append(Gossip(event.closure.sealed))
             here = self.membership.present()
@@ -403,25 +414,31 @@ class Node(msgspec.Struct):
             effects.append(Report(event.source, Accept()))
         return effects
 
-    def _end(self, job: Job, state: str) -> list[Effect]:
-        job.state = state
-        job.outbox = []
-        job.flush_at = None
-        if job.volunteer is not None:
-            job.volunteer.held.clear()
-        sealed = None if job.closure is None else job.closure.sealed
-        return [CloseJob(job.id, state, sealed), ShutJob(job.id, keep=job.own)]
+    def _end(self, job: Job, state: str, closure: Sealed | None, now: Millis) -> list[Effect]:
+        """Stop work on a job; a stranger's is forgotten but for a tombstone."""
+        self._remember(job.ended(state, closure, now))
+        effects: list[Effect] = [CloseJob(job.id, state, closure)]
+        if not job.own:
+            effects.append(ForgetJob(job.id))
+        return [*effects, ShutJob(job.id, keep=job.own)]
+
+    def _remember(self, ended: Ended) -> None:
+        self.jobs.pop(ended.id, None)
+        self.ended[ended.id] = ended
+        strangers = [job_id for job_id, old in self.ended.items() if not old.own]
+        if len(strangers) > ENDED_MAX:
+            del self.ended[strangers[0]]
 
     # ---- frames ------------------------------------------------------------------------------
 
     def _frame(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
         job = self.jobs.get(frame.frame.job)
-        if job is None or not job.active or (source != self.me and not job.joined):
+        if job is None or (source != self.me and not job.joined):
             return []
         reject = self._malformed(job, frame)
         if reject is not None:
             return [Report(source, reject)]
-        if job.log.admit(frame.frame, job.manifest.units) is not None:
+        if job.admit(frame.frame, self.wall_ms(now)) is not None:
             return []
         effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
         if source == self.me:
@@ -463,13 +480,12 @@ class Node(msgspec.Struct):
                 pending.extend(
                     (other, other.settlement.reconsider(turned, self.standing.counts))
                     for other in self.jobs.values()
-                    if other.active
                 )
         return effects
 
     def _advance(self, job: Job, now: Millis) -> list[Effect]:
         """Let the job's own machine decide what comes next."""
-        if not job.active or not self.restored:
+        if not self.restored or self.stopping or job.id not in self.jobs:
             return []
         if job.publisher is not None:
             if job.publisher.complete(job.settlement):
@@ -484,12 +500,31 @@ class Node(msgspec.Struct):
                 return []
             return volunteer.start_opening(job.settlement, sources)
         entries, effects = volunteer.advance(
-            job.settlement, now, self.standing.counts, sources, self.paused
+            job.settlement,
+            now,
+            self.standing.counts,
+            sources,
+            volunteers=self._sharing(job),
+            paused=self.paused,
         )
         job.write(entries, now)
         return effects
 
+    def _sharing(self, job: Job) -> int:
+        """How many volunteers share a job's work, this one among them."""
+        others = {*self.membership.volunteers(), *job.participants}
+        return len(others - {self.me, job.manifest.publisher}) + 1
+
     # ---- time --------------------------------------------------------------------------------
+
+    def _stop(self, now: Millis) -> list[Effect]:
+        self.stopping = True
+        effects: list[Effect] = []
+        for job in self.jobs.values():
+            if job.volunteer is not None:
+                job.write(job.volunteer.release_all(), now)
+            effects.extend(job.flush(self.me, self.incarnation))
+        return effects
 
     def _set_paused(self, paused: bool, now: Millis) -> list[Effect]:
         if paused == self.paused:
@@ -525,11 +560,9 @@ class Node(msgspec.Struct):
         announce = self.announce_at is not None and self.announce_at <= now
         if announce:
             self.announce_at = None
-        for job in self.jobs.values():
-            if not job.active:
-                continue
+        for job in list(self.jobs.values()):
             if self.wall_ms(now) > job.manifest.expires_ms:
-                effects.extend(self._end(job, "expired"))
+                effects.extend(self._end(job, "expired", None, now))
                 continue
             if job.publisher is not None and announce:
                 self.announce_at = Millis(now + ANNOUNCE_MS)
@@ -543,7 +576,6 @@ class Node(msgspec.Struct):
         """When the next ``Tick`` is due at the latest; ``None``: never."""
         times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
         for job in self.jobs.values():
-            if job.active:
-                times.append(job.deadline(self.paused))
-                times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))
+            times.append(job.deadline(self.paused))
+            times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))
         return min((at for at in times if at is not None), default=None)

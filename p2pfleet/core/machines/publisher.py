@@ -48,6 +48,8 @@ class Publisher(msgspec.Struct):
             voters, length = self._voters(settlement, digest)
             if not voters:  # the unit turned to another answer since
                 del self.wanted[digest]
+                self.retry_at.pop(digest, None)
+                self.failures.pop(digest, None)
                 continue
             sources = tuple(peer for peer in voters if here(peer))
             if not sources:
@@ -65,8 +67,9 @@ class Publisher(msgspec.Struct):
             if unit.certificate is not None and unit.certificate.digest == digest:
                 lengths = [vote.length for vote in unit.votes.values() if vote.digest == digest]
                 # Voters for one digest can only disagree on the length if one of them lies about
-                # it; the commonest length is that of the honest ones.
-                length = max(sorted(set(lengths)), key=lengths.count)
+                # it; the commonest length comes first, and after a failure the next one.
+                ranking = sorted(set(lengths), key=lambda length: (-lengths.count(length), length))
+                length = ranking[self.failures.get(digest, 0) % len(ranking)]
                 voters = sorted(
                     peer
                     for peer, vote in unit.votes.items()
@@ -110,4 +113,6 @@ class Publisher(msgspec.Struct):
         return settlement.count("settled") + settlement.count("failed") == settlement.manifest.units
 
     def deadline(self) -> Millis | None:
+        if len(self.fetching) >= FETCHES_MAX:
+            return None  # room is made by an arrival or a failure, not by time
         return min(self.retry_at.values(), default=None)

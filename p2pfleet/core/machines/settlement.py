@@ -72,6 +72,7 @@ class Settlement(msgspec.Struct):
     units: dict[int, Unit] = {}
     judged: dict[tuple[int, PeerId], bool] = {}
     tally: dict[str, int] = {}
+    votes: int = 0
 
     def unit(self, number: int) -> Unit:
         unit = self.units.get(number)
@@ -145,6 +146,7 @@ class Settlement(msgspec.Struct):
         if author in unit.votes:
             return False
         unit.failures.pop(author, None)
+        self.votes += 1
         unit.votes[author] = Vote(entry.digest, entry.length, ref)
         return True
 
@@ -177,6 +179,7 @@ class Settlement(msgspec.Struct):
             if unit.state == "certified" and decision.state in ("open", "failed"):
                 # A voter lost its standing later. The votes counted when they were given.
                 unit.wanted = 0
+                self._judge(number, outcome)
                 return
             unit.attempt = decision.attempt
             certificate = None

@@ -56,7 +56,6 @@ class Volunteer(msgspec.Struct):
     crashes: dict[int, int] = {}
     rescan_at: Millis | None = None
     mean_ms: float | None = None
-    executed: int = 0
 
     # ---- the job itself ----------------------------------------------------------------------
 
@@ -82,7 +81,10 @@ class Volunteer(msgspec.Struct):
 
     def start_opening(self, settlement: Settlement, sources: tuple[PeerId, ...]) -> list[Effect]:
         """Ask for model and table, unless that is under way."""
-        if self.open or self.opening or not sources:
+        if self.open or self.opening:
+            return []
+        if not sources:
+            self.open_at = None  # the next peer that says hello brings it about
             return []
         self.opening = True
         self.open_at = None
@@ -103,15 +105,22 @@ class Volunteer(msgspec.Struct):
         now: Millis,
         counts: Counts,
         sources: tuple[PeerId, ...],
+        volunteers: int,
         paused: bool,
     ) -> tuple[list[Entry], list[Effect]]:
-        """Give up what is not needed; unless the owner paused the node, take on what is."""
+        """Give up what is not needed; unless the owner paused the node, take on what is.
+
+        ``sources`` may have the inputs; ``volunteers`` share the work, this one among them.
+        """
         entries, effects = self._give_up(settlement, now, counts)
         if paused:
             return entries, effects
         entries.extend(self._renew(settlement, now))
-        target = rule.lease_units(self.mean_ms, self.slots)
-        if self.open and len(self.held) <= target // 2 and (self.rescan_at or 0) <= now:
+        remaining = settlement.count("open") * settlement.manifest.stop.quorum
+        target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
+        if self.rescan_at is not None and self.rescan_at <= now:
+            self.rescan_at = None
+        if self.open and len(self.held) <= target // 2 and self.rescan_at is None:
             picked = self._pick(settlement, now, counts, target - len(self.held))
             self.rescan_at = None if picked else Millis(now + RESCAN_MS)
             if picked:
@@ -182,7 +191,7 @@ class Volunteer(msgspec.Struct):
                 picked.append(number)
         return picked
 
-    def release_all(self, settlement: Settlement) -> list[Entry]:
+    def release_all(self) -> list[Entry]:
         """Give every claim back (the owner stops the node)."""
         numbers = tuple(sorted(self.held))
         self.held.clear()
@@ -193,8 +202,8 @@ class Volunteer(msgspec.Struct):
     ) -> list[Entry]:
         """The output is durably here: vote for it, late or not."""
         self.held.pop(number, None)
-        self.executed += 1
-        self.mean_ms = wall_ms if self.mean_ms is None else 0.8 * self.mean_ms + 0.2 * wall_ms
+        before = float(wall_ms) if self.mean_ms is None else self.mean_ms
+        self.mean_ms = 0.8 * before + 0.2 * wall_ms
         unit = settlement.unit(number)
         if self.me in unit.votes or number in self.answered:
             return []
@@ -223,6 +232,8 @@ class Volunteer(msgspec.Struct):
         return [Release((number,))] if held is not None else []
 
     def deadline(self, paused: bool) -> Millis | None:
-        times = [self.open_at, self.rescan_at if self.open and not paused else None]
+        times: list[Millis | None] = []
+        if not paused:
+            times.extend((self.open_at, self.rescan_at if self.open else None))
         times.extend(held.until if paused else held.renew_at for held in self.held.values())
         return min((at for at in times if at is not None), default=None)

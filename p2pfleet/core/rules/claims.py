@@ -33,9 +33,15 @@ def gives_way(salt: bytes, unit: int, peer: PeerId, others: Iterable[PeerId], wa
     return sum(rank(salt, unit, other) < mine for other in others) >= wanted
 
 
-def lease_units(mean_ms: float | None, slots: int) -> int:
-    """How many units to hold at once: about two seconds of work, at least one a slot."""
+def lease_units(mean_ms: float | None, slots: int, remaining: int, volunteers: int) -> int:
+    """How many units to hold at once: about two seconds of work, at least one a slot.
+
+    Never more than half a fair share of the ``remaining`` replicas among ``volunteers`` (guided
+    self-scheduling: Polychronopoulos and Kuck, 1987), so that nobody holds the last units while
+    others have nothing to do.
+    """
     if mean_ms is None:
         return LEASE_UNITS_FIRST * slots
     each = round(LEASE_TARGET_MS / max(mean_ms, 1.0))
-    return max(slots, min(LEASE_UNITS_MAX, each * slots))
+    share = -(-remaining // (2 * max(1, volunteers)))
+    return max(slots, min(LEASE_UNITS_MAX, each * slots, share))
