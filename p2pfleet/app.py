@@ -37,6 +37,7 @@ from p2pfleet.core.effects import UnitRow
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
+from p2pfleet.core.model.job import Limits
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import job_id
 from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
@@ -411,7 +412,12 @@ async def _running(
     )
     network_config = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap)
     recorder = Recorder(config.data_dir / "recording") if config.recording else None
-    core = Node.create(signer.peer, config.network.id, config.slots, config.roles)
+    most = Limits(
+        memory_bytes=config.memory_mb * 2**20,
+        cpu_ms=config.unit_cpu_s * 1000,
+        output_bytes=min(config.memory_mb * 2**20, 2**32),
+    )
+    core = Node.create(signer.peer, config.network.id, config.slots, config.roles, most)
     async with (
         open_sandbox(sandbox_config) as sandbox,
         open_network(

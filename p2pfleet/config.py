@@ -227,8 +227,8 @@ def load_network(path: Path) -> NetworkFile:
 def save_network(path: Path, network: NetworkFile) -> None:
     """Write ``network`` to ``path``, durably: a reader sees the old or the new file, never half."""
     lines = [
-        "# A p2pfleet network. Whoever differs in the name or in a parameter is on another network;",
-        "# the bootstrap addresses are only where to start looking for it.",
+        "# A p2pfleet network. Whoever differs in the name or in a parameter is on another",
+        "# network; the bootstrap addresses are only where to start looking for it.",
         f"name = {_quoted(network.parameters.name)}",
         "bootstrap = [",
         *(f"    {_quoted(address)}," for address in network.bootstrap),

@@ -77,7 +77,7 @@ def start_publisher(base: Path) -> tuple[subprocess.Popen[bytes], ControlClient]
         [
             sys.executable, "-m", "p2pfleet.cli.main", "run",
             "--network", str(base / "net" / "network.toml"),
-            "--data-dir", str(folder), "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "0",
+            "--data-dir", str(folder), "--listen", "/ip4/127.0.0.1/tcp/0", "--profile", "publisher",
         ],
         stdout=subprocess.DEVNULL,
         stderr=(base / "publisher.log").open("wb"),
@@ -112,7 +112,9 @@ def _run(base: Path, minutes: float, output: Path | None) -> int:
         clients["publisher"] = publisher
         model = base / "small.onnx"
         make_model(model)
-        session = onnxruntime.InferenceSession(model)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model, options)
         series: dict[str, dict[str, list[float]]] = {
             name: {key: [] for key in (*SERIES, "cpu_s")} for name in clients
         }
@@ -157,12 +159,12 @@ def _run(base: Path, minutes: float, output: Path | None) -> int:
             publisher.call("results", job=job, output=str(results))
             for number, path in enumerate(inputs):
                 expected = session.run(["y", "sums"], {"x": np.load(path)["x"]})
-                found = np.load(results / "outputs" / f"{number:06d}.npz")
-                if not all(
-                    np.array_equal(found[name], value)
-                    for name, value in zip(("y", "sums"), expected, strict=True)
-                ):
-                    wrong += 1
+                with np.load(results / "outputs" / f"{number:06d}.npz") as found:
+                    for name, value in zip(("y", "sums"), expected, strict=True):
+                        if not np.array_equal(found[name], value):
+                            wrong += 1
+                            difference = float(np.abs(found[name] - value).max())
+                            print(f"job {job} unit {number} {name}: {difference}", file=sys.stderr)
         seconds = time.monotonic() - began
         report = summarize(series, times, seconds, jobs, units, settled, wrong, latencies)
         print_table(report)

@@ -1,0 +1,55 @@
+"""The network port over libp2p: connections, gossip, message streams, blobs.
+
+Importing this package does not import libp2p (a second and a half of CPU); :func:`open_network`
+does, when it is called.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.core.model.ids import NetworkId
+from p2pfleet.ports import AddressBook, BlobReader, Bulk, Clock, Network, Validator
+
+__all__ = ["NetworkConfig", "OpenNetwork", "open_network"]
+
+
+class OpenNetwork(Network, Protocol):
+    """What :func:`open_network` yields: the ``Network`` port, with the ``Bulk`` port beside it."""
+
+    @property
+    def bulk(self) -> Bulk:
+        """Blobs, over the same connections."""
+        ...
+
+
+def open_network(
+    config: NetworkConfig,
+    *,
+    seed: bytes,
+    network: NetworkId,
+    validator: Validator,
+    addresses: AddressBook,
+    blobs: BlobReader,
+    clock: Clock,
+) -> AbstractAsyncContextManager[OpenNetwork]:
+    """Listen, join ``network``, and stay in it for as long as the context lasts.
+
+    ``seed`` is the 32-byte Ed25519 seed of the node's identity. ``validator`` judges gossiped
+    announcements in the event loop. Entering raises :class:`P2pfleetError` when an address is
+    malformed or cannot be listened on. Leaving closes every connection within two seconds, also
+    under cancellation; after that ``events`` ends.
+    """
+    from p2pfleet.adapters.network.life import open_host
+
+    return open_host(
+        config,
+        seed=seed,
+        network=network,
+        validator=validator,
+        addresses=addresses,
+        blobs=blobs,
+        clock=clock,
+    )

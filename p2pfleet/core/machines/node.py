@@ -36,7 +36,8 @@ from p2pfleet.core.machines.settlement import Outcome, Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
-from p2pfleet.core.rules.admission import judge_closure, judge_manifest
+from p2pfleet.core.model.job import Limits
+from p2pfleet.core.rules.admission import beyond, judge_closure, judge_manifest
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import (
     Certificate,
@@ -57,19 +58,23 @@ ENDED_TOLD = 64
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 30_000
 RECORD_LIFE_MS = 3600 * 1000
+NO_LIMITS = Limits(memory_bytes=2**40, cpu_ms=24 * 3600 * 1000, output_bytes=2**32)
 
 
 class Node(msgspec.Struct):
     """State of one node: open jobs, and what is remembered of ended ones.
 
     ``slots`` is how many units it runs at once (0: it volunteers for nothing); ``roles`` is what
-    it says of itself.
+    it says of itself. ``most`` are the owner's limits for one unit: a job that asks for more is
+    left to others, because a unit that failed for this owner's sake would look like the job's
+    fault.
     """
 
     me: PeerId
     network: NetworkId
     slots: int
     roles: tuple[str, ...]
+    most: Limits
     membership: Membership
     standing: Standing
     jobs: dict[JobId, Job] = {}
@@ -89,9 +94,16 @@ class Node(msgspec.Struct):
     turn: int = 0
 
     @classmethod
-    def create(cls, me: PeerId, network: NetworkId, slots: int, roles: tuple[str, ...]) -> Node:
+    def create(
+        cls,
+        me: PeerId,
+        network: NetworkId,
+        slots: int,
+        roles: tuple[str, ...],
+        most: Limits = NO_LIMITS,
+    ) -> Node:
         """A node that knows nothing yet."""
-        return cls(me, network, slots, roles, Membership(network), Standing())
+        return cls(me, network, slots, roles, most, Membership(network), Standing())
 
     # ---- in ----------------------------------------------------------------------------------
 
@@ -332,7 +344,9 @@ class Node(msgspec.Struct):
         if own:
             job.publisher = Publisher()
         elif self.slots > 0 and sealed.manifest.publisher != self.me:
-            job.volunteer = Volunteer(self.me, self.slots)
+            job.reason = beyond(sealed.manifest.limits, self.most)
+            if not job.reason:
+                job.volunteer = Volunteer(self.me, self.slots)
         self.jobs[sealed.job] = job
         return job
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId
-from p2pfleet.core.model.job import MAX_EXPIRY_MS
+from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits
 from p2pfleet.core.wire.messages import Closure, Manifest
 
 CLOCK_SKEW_MS = 2 * 60 * 1000
@@ -27,6 +27,26 @@ def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verd
     if manifest.shards != 1:
         return Ignore("this version knows jobs of one shard only")
     return ACCEPT
+
+
+def beyond(asked: Limits, most: Limits) -> str:
+    """Why a unit of such a job may not run under the owner's limits; empty if it may."""
+    if asked.memory_bytes > most.memory_bytes:
+        return (
+            f"a unit may take {asked.memory_bytes >> 20} MiB of memory, "
+            f"more than the {most.memory_bytes >> 20} MiB that the owner allows"
+        )
+    if asked.cpu_ms > most.cpu_ms:
+        return (
+            f"a unit may take {asked.cpu_ms / 1000:.0f} s of processor time, "
+            f"more than the {most.cpu_ms / 1000:.0f} s that the owner allows"
+        )
+    if asked.output_bytes > most.output_bytes:
+        return (
+            f"a unit may give {asked.output_bytes >> 20} MiB of output, "
+            f"more than the {most.output_bytes >> 20} MiB that the owner allows"
+        )
+    return ""
 
 
 def judge_closure(closure: Closure, manifest: Manifest) -> Verdict:

@@ -1,0 +1,174 @@
+"""Who may connect: the limits on inbound sockets, handshakes, addresses and peers."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
+
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import describe, refused, shielded
+from p2pfleet.adapters.network.identity import peer_of
+from p2pfleet.adapters.network.limits import Bans, TokenBucket, address_group, is_loopback
+from p2pfleet.core.model.ids import PeerId
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS_PER_PEER = 2
+_HANDSHAKES_PER_ADDRESS = 8
+
+
+class Admission:
+    """The gate in front of the swarm, for both directions.
+
+    Replaces the library's inbound path, which keeps a task and one of 250 slots for every
+    connection that ever stood, so that a node stops accepting after its 250th visitor.
+    """
+
+    def __init__(self, config: NetworkConfig, swarm: Any, me: PeerId, bans: Bans) -> None:
+        self._config = config
+        self._swarm = swarm
+        self._me = me
+        self._bans = bans
+        self._inbound: Counter[str] = Counter()
+        self._shaking: Counter[str] = Counter()
+        self._accepts = TokenBucket(config.accepts_per_s, config.accepts_per_s * 2)
+        self._adding: Counter[PeerId] = Counter()
+        self._closed = False
+        self._add_conn: Callable[..., Any] = swarm.add_conn
+        self._dial_peer: Callable[..., Any] = swarm.dial_peer
+        swarm._handle_inbound_connection = self.inbound
+        swarm.add_conn = self.add
+        swarm.dial_peer = self.dial
+
+    @property
+    def capacity(self) -> int:
+        """Peers that may be connected at once, visitors included."""
+        return self._config.max_peers + self._config.visitors
+
+    def close(self) -> None:
+        """Refuse everybody from now on."""
+        self._closed = True
+
+    def _refusal_of_address(self, group: str) -> str | None:
+        config = self._config
+        if self._closed:
+            return "this node is closing"
+        local = is_loopback(group)
+        limit = config.max_peers_on_loopback if local else config.max_peers_per_address
+        if self._inbound[group] >= limit:
+            return f"more than {limit} connections from {group}"
+        if self._inbound.total() >= self.capacity * MAX_CONNECTIONS_PER_PEER:
+            return "too many inbound connections"
+        if self._shaking.total() >= config.max_handshakes:
+            return "too many handshakes at once"
+        if not local and self._shaking[group] >= _HANDSHAKES_PER_ADDRESS:
+            return f"too many handshakes at once from {group}"
+        return None
+
+    async def inbound(self, socket: Any, listening: Any) -> None:
+        """Serve one accepted TCP connection until it ends."""
+        try:
+            group = address_group(str(socket.stream.socket.getpeername()[0]))
+        except OSError:
+            await _close_quietly(socket)
+            return
+        reason = self._refusal_of_address(group)
+        if reason is not None:
+            refused(None, reason)
+            await _close_quietly(socket)
+            return
+        self._inbound[group] += 1
+        try:
+            await trio.sleep(self._accepts.owe(1))
+            muxed = await self._shake_hands(socket, listening, group)
+            if muxed is not None:
+                await muxed.event_closed.wait()
+        finally:
+            self._inbound[group] -= 1
+            if not self._inbound[group]:
+                del self._inbound[group]
+            await _close_quietly(socket)
+
+    async def _shake_hands(self, socket: Any, listening: Any, group: str) -> Any:
+        self._shaking[group] += 1
+        try:
+            with trio.fail_after(self._config.handshake_s):
+                return await self._swarm.upgrade_inbound_raw_conn(
+                    RawConnection(socket, False), listening
+                )
+        except trio.TooSlowError:
+            refused(None, f"handshake from {group} took too long")
+        except Exception as error:
+            cause = error.__cause__ or error
+            refused(None, f"handshake from {group}: {describe(cause)}")
+        finally:
+            self._shaking[group] -= 1
+            if not self._shaking[group]:
+                del self._shaking[group]
+        return None
+
+    def refusal(self, identity: Any) -> str | None:
+        """Why a peer may not be connected to now; ``None`` if it may."""
+        if self._closed:
+            return "this node is closing"
+        peer = peer_of(identity)
+        if peer is None:
+            return "not an Ed25519 identity"
+        if peer == self._me:
+            return "this node itself"
+        if self._bans.banned(peer):
+            return "banned for what it sent"
+        if identity not in self._swarm.connections and peer not in self._adding:
+            here = {peer_of(one) for one in self._swarm.connections} | set(self._adding)
+            if len(here) >= self.capacity:
+                return f"{len(here)} peers are connected already"
+        return None
+
+    async def add(self, muxed: Any, direction: str = "unknown") -> Any:
+        """The swarm's ``add_conn``, for admitted peers only."""
+        identity = muxed.peer_id
+        reason = self.refusal(identity)
+        peer = peer_of(identity)
+        if reason is not None or peer is None:
+            refused(identity, reason or "")
+            await muxed.close()
+            raise SwarmException(reason)
+        before = list(self._swarm.connections.get(identity, ()))
+        self._adding[peer] += 1
+        try:
+            conn = await self._add_conn(muxed, direction)
+        finally:
+            self._adding[peer] -= 1
+            if not self._adding[peer]:
+                del self._adding[peer]
+        # A peer that comes again may have lost the older connections without our noticing.
+        for older in before[: len(before) + 1 - MAX_CONNECTIONS_PER_PEER]:
+            self._swarm.manager.run_task(older.close)
+        for older in before[len(before) + 1 - MAX_CONNECTIONS_PER_PEER :]:
+            self._swarm.manager.run_task(older.muxed_conn.probe)
+        return conn
+
+    async def dial(self, identity: Any) -> Any:
+        """The swarm's ``dial_peer`` (the DHT's look-ups dial by themselves), gated."""
+        reason = self.refusal(identity)
+        if reason is not None:
+            raise SwarmException(reason)
+        try:
+            with trio.fail_after(self._config.dial_s):
+                return await self._dial_peer(identity)
+        except trio.TooSlowError as error:
+            raise SwarmException("dialling took too long") from error
+
+
+async def _close_quietly(socket: Any) -> None:
+    with shielded(1.0):
+        try:
+            await socket.close()
+        except Exception as error:
+            logger.debug("close failed: %s", describe(error))

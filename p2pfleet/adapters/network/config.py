@@ -1,0 +1,70 @@
+"""What a person may set about the network, with the bounds that protect a node from strangers."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of :func:`open_network`. Durations in seconds, rates per second.
+
+    ``listen``, ``announce`` and ``bootstrap`` are multiaddresses. ``announce`` replaces what is
+    told to others (for a forwarded port); without it the listening addresses are told, a wildcard
+    as the addresses of the machine's interfaces. Every bootstrap address ends in ``/p2p/<id>``.
+
+    ``max_peers`` bounds the peers that are reported; up to ``visitors`` further connections are
+    served for ``visit_s``, so that newcomers can ask a full node's DHT for the way.
+    """
+
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    announce: tuple[str, ...] = ()
+    bootstrap: tuple[str, ...] = ()
+
+    max_peers: int = 50
+    target_peers: int = 24
+    visitors: int = 16
+    visit_s: float = 20.0
+    max_peers_per_address: int = 8
+    max_peers_on_loopback: int = 256
+    max_handshakes: int = 64
+    handshake_s: float = 10.0
+    accepts_per_s: float = 100.0
+
+    dial_s: float = 5.0
+    max_dials: int = 8
+    retry_first_s: float = 1.0
+    retry_max_s: float = 300.0
+    known_peers: int = 1024
+
+    ping_every_s: float = 10.0
+    ping_timeout_s: float = 10.0
+    greeting_s: float = 10.0
+
+    events: int = 256
+    send_queue_messages: int = 256
+    send_queue_bytes: int = 4 * 2**20
+    send_patience_s: float = 10.0
+    stall_s: float = 60.0
+    messages_per_s: float = 5_000.0
+    message_bytes_per_s: float = 32.0 * 2**20
+    announcements_per_s: float = 5.0
+    announcements_burst: float = 64.0
+    gossip_bytes_per_s: float = 512.0 * 2**10
+    max_streams_per_peer: int = 64
+    streams_per_s: float = 200.0
+    buffered_bytes_per_connection: int = 8 * 2**20
+
+    reject_limit: int = 8
+    reject_window_s: float = 60.0
+    ban_s: float = 600.0
+
+    provide_every_s: float = 180.0
+    lookup_first_s: float = 0.5
+    lookup_max_s: float = 60.0
+
+    serves: int = 16
+    serves_per_peer: int = 2
+    fetches: int = 8
+    blob_idle_s: float = 120.0
+    blob_answer_s: float = 45.0
+    blob_chunk_s: float = 20.0

@@ -1,0 +1,194 @@
+"""The DHT, for one purpose: that the nodes of a network find each other.
+
+Every node provides one key, the network's rendezvous. The library answers a look-up from its own
+store as soon as that holds one record, and keeps a record for two days and the first twenty of a
+key; both would hide newcomers. So look-ups are made here, and records live for minutes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p.kad_dht.common import PROTOCOL_ID
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.provider_store import ProviderRecord, ProviderStore
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.records.validator import NamespacedValidator
+from libp2p.tools.anyio_service import background_trio_service
+
+from p2pfleet.adapters.network.addresses import usable
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import TimedHandler, contain_tasks, describe
+from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.wire.names import rendezvous_key
+
+logger = logging.getLogger(__name__)
+
+_MAX_KEYS = 1024
+_MAX_PROVIDERS = 64
+_MAX_ADDRESSES = 8
+_RECORD_S = 900.0
+_QUERIED = 12
+_QUERY_S = 5.0
+_LOOKUP_S = 30.0
+_ADDRESS_TTL_S = 3600
+
+
+class _Providers(ProviderStore):  # type: ignore[misc]
+    """Provider records: the newest of a key, for a quarter of an hour, of few keys."""
+
+    def add_provider(self, key: bytes, provider: Any) -> None:
+        if not provider or not provider.peer_id:
+            return
+        found = [address for address in provider.addrs if usable(address)][:_MAX_ADDRESSES]
+        if not found:
+            return
+        records = self.providers.pop(key, {})
+        self.providers[key] = records
+        name = str(provider.peer_id)
+        records.pop(name, None)
+        records[name] = ProviderRecord(PeerInfo(provider.peer_id, found))
+        while len(records) > _MAX_PROVIDERS:
+            del records[next(iter(records))]
+        while len(self.providers) > _MAX_KEYS:
+            del self.providers[next(one for one in self.providers if one not in self.own)]
+
+    @property
+    def own(self) -> set[bytes]:
+        """The keys that this node itself provides."""
+        keys: set[bytes] = self.providing_keys
+        return keys
+
+    def get_providers(self, key: bytes) -> list[Any]:
+        since = time.time() - _RECORD_S
+        records = self.providers.get(key, {})
+        for name in [name for name, one in records.items() if one.timestamp < since]:
+            del records[name]
+        if not records:
+            self.providers.pop(key, None)
+        return [PeerInfo(one.peer_id, one.addresses) for one in records.values()]
+
+
+class Rendezvous:
+    """Provides the network's key and looks for those who do."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        host: Any,
+        network: NetworkId,
+        peers: Callable[[], int],
+        found: Callable[[PeerId, list[str]], None],
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._key = rendezvous_key(network)
+        self._peers = peers
+        self._found = found
+        self._joined = trio.Event()
+        self._lost = trio.Event()
+        self._dht = KadDHT(
+            host,
+            DHTMode.SERVER,
+            # No namespace is registered: nobody can store values here.
+            validator=NamespacedValidator({}, strict_validation=True),
+            validator_changed=True,
+            strict_validation=True,
+        )
+        self._dht.provider_store = _Providers(host, self._dht.peer_routing)
+        host.set_stream_handler(
+            PROTOCOL_ID, TimedHandler(PROTOCOL_ID, self._dht.handle_stream, 60.0, 3)
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the DHT and the rendezvous for as long as the context lasts."""
+        async with background_trio_service(self._dht) as manager:
+            contain_tasks(manager)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._contained, self._provide)
+                nursery.start_soon(self._contained, self._look)
+                yield
+                nursery.cancel_scope.cancel()
+
+    async def connected(self, peer: PeerId, addresses: list[Any]) -> None:
+        """Tell the routing table; ``addresses`` are those the peer listens on."""
+        if addresses:
+            identity = library_id(peer)
+            self._host.get_peerstore().add_addrs(identity, addresses, _ADDRESS_TTL_S)
+            await self._dht.routing_table.add_peer(PeerInfo(identity, addresses))
+        self._joined.set()
+
+    def lost(self) -> None:
+        """A peer went: look for others soon."""
+        self._lost.set()
+
+    async def _contained(self, task: Callable[[], Any]) -> None:
+        while True:
+            try:
+                await task()
+            except Exception as error:
+                logger.debug("rendezvous: %s", describe(error))
+                await trio.sleep(5.0)
+
+    async def _provide(self) -> None:
+        await self._joined.wait()
+        # The first nodes met are rarely the ones that keep the key: again once more are known.
+        for pause in (3.0, 10.0, 30.0):
+            await self._provide_once()
+            await trio.sleep(pause)
+        while True:
+            await self._provide_once()
+            await trio.sleep(self._config.provide_every_s * random.uniform(0.7, 1.3))  # noqa: S311
+
+    async def _provide_once(self) -> None:
+        with trio.move_on_after(_LOOKUP_S):
+            await self._dht.provider_store.provide(self._key)
+
+    async def _look(self) -> None:
+        await self._joined.wait()
+        await trio.sleep(self._config.lookup_first_s)
+        pause = 1.0
+        while True:
+            if self._peers() < self._config.target_peers:
+                with trio.move_on_after(_LOOKUP_S):
+                    await self._look_once()
+            self._lost = trio.Event()
+            with trio.move_on_after(pause * random.uniform(0.8, 1.2)) as waiting:  # noqa: S311
+                await self._lost.wait()
+            if waiting.cancelled_caught:
+                pause = min(pause * 2, self._config.lookup_max_s)
+            else:
+                pause = 2.0
+                await trio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
+
+    async def _look_once(self) -> None:
+        self._tell(self._dht.provider_store.get_providers(self._key))
+        nearest = await self._dht.peer_routing.find_closest_peers_network(self._key)
+        async with trio.open_nursery() as nursery:
+            for identity in nearest[:_QUERIED]:
+                if identity != self._host.get_id():
+                    nursery.start_soon(self._ask, identity)
+
+    async def _ask(self, identity: Any) -> None:
+        with trio.move_on_after(_QUERY_S):
+            try:
+                store = self._dht.provider_store
+                found, _ = await store._get_providers_from_peer_with_closers(identity, self._key)
+                self._tell(found[:_MAX_PROVIDERS])
+            except Exception as error:
+                logger.debug("rendezvous look-up: %s", describe(error))
+
+    def _tell(self, providers: list[Any]) -> None:
+        for info in providers:
+            peer = peer_of(info.peer_id)
+            addresses = [text for one in info.addrs[:_MAX_ADDRESSES] if (text := usable(one))]
+            if peer is not None and addresses and info.peer_id != self._host.get_id():
+                self._found(peer, addresses)

@@ -1,0 +1,263 @@
+"""Announcements over GossipSub 1.1: one topic, content-hash ids, nothing unchecked handed on.
+
+Gossip is lossy and costs some ten milliseconds of CPU a delivery; it carries small, rare
+announcements that are repaired by pull.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.mcache import CacheEntry, MessageCache
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.tools.anyio_service import background_trio_service
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import contain_tasks, describe, refused
+from p2pfleet.adapters.network.identity import peer_of
+from p2pfleet.adapters.network.limits import Buckets
+from p2pfleet.core.errors import Accept, Reject, Verdict
+from p2pfleet.core.model.ids import PeerId
+from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES
+from p2pfleet.ports import Announced, Clock, NetworkEvent, Validator
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "/meshsub/1.1.0"
+_MAX_RPC_BYTES = 128 * 1024
+_MAX_MESSAGES_PER_RPC = 32
+_MAX_IDS_PER_RPC = 256
+_MAX_WANTED = 16
+_MAX_BACKOFF_S = 3600
+_MAX_HEADER_BYTES = 512
+
+
+def message_id(message: Any) -> bytes:
+    """The hash of the content: the same announcement is one message, whoever publishes it."""
+    return hashlib.sha256(message.data).digest()
+
+
+class _ContentCache(MessageCache):  # type: ignore[misc]
+    """The library's message cache, under the ids that the rest of the router uses."""
+
+    def put(self, msg: Any) -> None:
+        mid = message_id(msg)
+        if mid not in self.msgs:
+            self.msgs[mid] = msg
+            self.history[0].append(CacheEntry(mid, msg.topicIDs))
+
+
+class _Router(GossipSub):  # type: ignore[misc]
+    """The mesh, with what strangers can grow or amplify cut off."""
+
+    fleet_topic: str
+
+    async def heartbeat(self) -> None:
+        while True:
+            try:
+                await super().heartbeat()
+            except Exception as error:
+                logger.debug("heartbeat: %s", describe(error))
+                await trio.sleep(self.heartbeat_interval)
+
+    async def handle_rpc(self, rpc: Any, sender_peer_id: Any) -> None:
+        control = self._filtered(rpc.control, sender_peer_id)
+        if control is not None:
+            await super().handle_rpc(rpc_pb2.RPC(control=control), sender_peer_id)
+
+    def _filtered(self, control: Any, sender: Any) -> Any:
+        """The part of a control message that concerns our topic, within bounds."""
+        topics = {one.topicID for one in (*control.ihave, *control.graft, *control.prune)}
+        if topics - {self.fleet_topic}:
+            refused(sender, "gossip control for a topic that is not ours")
+            return None
+        kept = rpc_pb2.ControlMessage()
+        offered = [mid for one in control.ihave for mid in one.messageIDs]
+        wanted = dict.fromkeys(mid for one in control.iwant for mid in one.messageIDs)
+        if len(offered) > _MAX_IDS_PER_RPC or len(wanted) > _MAX_IDS_PER_RPC:
+            refused(sender, "too many message ids")
+            return None
+        if offered:
+            kept.ihave.add(topicID=self.fleet_topic, messageIDs=offered[:_MAX_WANTED])
+        if wanted:
+            kept.iwant.add(messageIDs=list(wanted)[:_MAX_WANTED])
+        if control.graft:
+            kept.graft.add(topicID=self.fleet_topic)
+        if control.prune:
+            backoff = min(control.prune[0].backoff, _MAX_BACKOFF_S)
+            kept.prune.add(topicID=self.fleet_topic, backoff=backoff)
+        return kept
+
+    async def publish(self, msg_forwarder: Any, pubsub_msg: Any) -> None:
+        await super().publish(msg_forwarder, pubsub_msg)
+        # Only the adaptive mode, which is off, ever takes something out of this again.
+        self.recent_message_deliveries.clear()
+
+    async def _maintain_mesh_quality(self, topic: str) -> None:
+        """Scores are all zero here; the library would change the mesh without telling peers."""
+
+    def _check_equivocation(self, msg: Any) -> bool:
+        """Ids are content hashes; a sequence number that comes again means nothing."""
+        return True
+
+
+class _Pubsub(Pubsub):  # type: ignore[misc]
+    """The library's pubsub with its own reader: every message checked in turn, nothing raised."""
+
+    fleet: Announcements
+
+    async def continuously_read_stream(self, stream: Any) -> None:
+        identity = stream.muxed_conn.peer_id
+        while self.manager.is_running:
+            try:
+                data = await read_varint_prefixed_bytes_limited(stream, _MAX_RPC_BYTES)
+            except StreamEOF:
+                return
+            pause = self.fleet.received[identity.to_bytes()].owe(len(data) + 64)
+            rpc = rpc_pb2.RPC()
+            rpc.ParseFromString(data)
+            # A signed address record rides on every message; verifying it is most of the cost of
+            # a delivery, and addresses come from identify and the DHT.
+            rpc.ClearField("senderRecord")
+            await self._take(rpc, identity)
+            if pause > 0:
+                await trio.sleep(pause)
+
+    async def _take(self, rpc: Any, identity: Any) -> None:
+        if len(rpc.publish) > _MAX_MESSAGES_PER_RPC or len(rpc.subscriptions) > 16:
+            refused(identity, "too much in one gossip message")
+            return
+        for subscription in rpc.subscriptions:
+            self.handle_subscription(identity, subscription)
+        for message in rpc.publish:
+            await self.push_msg(identity, message)
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc, identity)
+
+    async def push_msg(self, msg_forwarder: Any, msg: Any) -> None:
+        try:
+            if msg_forwarder == self.my_id or self.fleet.wanted(msg_forwarder, msg):
+                await super().push_msg(msg_forwarder, msg)
+        except Exception as error:
+            refused(msg_forwarder, f"announcement: {describe(error)}")
+
+    def notify_subscriptions(self, publish_message: Any) -> None:
+        """The announcement went through every check; :class:`Announcements` hands it over."""
+
+
+class Announcements:
+    """The announcements topic of one network."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        host: Any,
+        topic: str,
+        validator: Validator,
+        clock: Clock,
+        events: trio.MemorySendChannel[NetworkEvent],
+        report: Callable[[PeerId, Verdict], None],
+    ) -> None:
+        self._topic = topic
+        self._validator = validator
+        self._events = events
+        self._report = report
+        self._rates = Buckets(config.announcements_per_s, config.announcements_burst)
+        self.received = Buckets(config.gossip_bytes_per_s, config.gossip_bytes_per_s)
+        self._router = _Router(
+            protocols=[PROTOCOL],
+            degree=6,
+            degree_low=4,
+            degree_high=12,
+            heartbeat_interval=1,
+            do_px=False,
+            adaptive_gossip_enabled=False,
+            spam_protection_enabled=False,
+            eclipse_protection_enabled=False,
+        )
+        self._router.fleet_topic = topic
+        self._router.mcache = _ContentCache(3, 5)
+        self._pubsub = _Pubsub(
+            host,
+            self._router,
+            strict_signing=True,
+            msg_id_constructor=message_id,
+            # An Ignore depends on the moment: no verdict is remembered.
+            validation_cache_ttl=-1,
+            validation_cache_size=8,
+            max_inbound_rpc_size=_MAX_RPC_BYTES,
+            max_subscriptions_per_peer=4,
+            allowed_topics={topic},
+        )
+        self._pubsub.fleet = self
+        # Starting from the second, two runs in quick succession would reuse numbers.
+        self._pubsub.counter = clock.wall_ms() * 1_000_000
+        self._pubsub.set_topic_validator(topic, self._valid, is_async_validator=False)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the gossip services for as long as the context lasts."""
+        async with background_trio_service(self._router) as router:
+            contain_tasks(router)
+            async with background_trio_service(self._pubsub) as pubsub:
+                contain_tasks(pubsub)
+                await self._pubsub.wait_until_ready()
+                await self._pubsub.subscribe(self._topic)
+                yield
+
+    async def publish(self, data: bytes) -> None:
+        """Gossip one announcement."""
+        assert 0 < len(data) <= MAX_ANNOUNCEMENT_BYTES
+        await self._pubsub.publish(self._topic, data)
+
+    def wanted(self, forwarder: Any, message: Any) -> bool:
+        """The cheap checks, before any signature is verified."""
+        if list(message.topicIDs) != [self._topic]:
+            refused(forwarder, "announcement on a topic that is not ours")
+            return False
+        overhead = message.ByteSize() - len(message.data)
+        if not 0 < len(message.data) <= MAX_ANNOUNCEMENT_BYTES or overhead > _MAX_HEADER_BYTES:
+            refused(forwarder, f"announcement of {message.ByteSize()} bytes")
+            peer = peer_of(forwarder)
+            if peer is not None:
+                self._report(peer, Reject("announcement too large"))
+            return False
+        if self._pubsub.seen_messages.has(message_id(message)):
+            return False
+        if not self._rates[forwarder.to_bytes()].take():
+            refused(forwarder, "announces too much")
+            return False
+        return True
+
+    def _valid(self, forwarder: Any, message: Any) -> bool:
+        """The library's validator: ours, whose verdict decides. Never raises."""
+        peer = peer_of(forwarder)
+        if peer is None:
+            return False
+        if forwarder == self._pubsub.my_id:
+            return True
+        try:
+            verdict = self._validator(peer, bytes(message.data))
+        except Exception as error:
+            logger.error("the announcement validator failed: %s", describe(error))
+            return False
+        if not isinstance(verdict, Accept):
+            refused(forwarder, f"announcement: {verdict.reason}")
+            self._report(peer, verdict)
+            return False
+        try:
+            self._events.send_nowait(Announced(peer, bytes(message.data)))
+        except trio.WouldBlock:
+            logger.debug("dropped an announcement: the events wait to be read")
+        except trio.BrokenResourceError:
+            return False
+        return True

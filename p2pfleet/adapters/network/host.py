@@ -1,0 +1,350 @@
+"""The libp2p host of one node: where the parts of this package meet."""
+
+from __future__ import annotations
+
+import logging
+import socket as stdlib_socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import trio
+from libp2p import new_host
+from libp2p.abc import INotifee
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_exchange_pair
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.tools.anyio_service import background_trio_service
+
+from p2pfleet.adapters.network import muxer
+from p2pfleet.adapters.network.addresses import endpoint, expand, parse_listen
+from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission
+from p2pfleet.adapters.network.blobs import BlobFetcher, BlobServer
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import (
+    StreamGuard,
+    Tasks,
+    TimedHandler,
+    contain_tasks,
+    describe,
+    shielded,
+)
+from p2pfleet.adapters.network.dht import Rendezvous
+from p2pfleet.adapters.network.gossip import Announcements
+from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.adapters.network.limits import Bans
+from p2pfleet.adapters.network.peers import Dialler
+from p2pfleet.adapters.network.sessions import Sessions
+from p2pfleet.core.errors import P2pfleetError, Reject, Verdict
+from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
+from p2pfleet.core.wire.names import BLOB_PROTOCOL, FRAME_PROTOCOL, announcements_topic
+from p2pfleet.ports import (
+    AddressBook,
+    BlobReader,
+    Bulk,
+    Clock,
+    Connected,
+    NetworkEvent,
+    Validator,
+)
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 1.5
+_TIMED = {"/ipfs/id/1.0.0": 15.0, "/ipfs/id/push/1.0.0": 15.0, "/ipfs/ping/1.0.0": 600.0}
+
+
+class _Notices(INotifee):  # type: ignore[misc]
+    """Passes the swarm's connection notices on."""
+
+    def __init__(self, owner: Host) -> None:
+        self._owner = owner
+
+    async def connected(self, network: Any, conn: Any) -> None:
+        self._owner.connection_opened(conn)
+
+    async def disconnected(self, network: Any, conn: Any) -> None: ...
+
+    async def opened_stream(self, network: Any, stream: Any) -> None: ...
+
+    async def closed_stream(self, network: Any, stream: Any) -> None: ...
+
+    async def listen(self, network: Any, multiaddr: Any) -> None: ...
+
+    async def listen_close(self, network: Any, multiaddr: Any) -> None: ...
+
+
+class Host:
+    """One node in one network: the ``Network`` port, and ``Bulk`` as :attr:`bulk`."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        seed: bytes,
+        network: NetworkId,
+        validator: Validator,
+        addresses: AddressBook,
+        blobs: BlobReader,
+        clock: Clock,
+        tasks: Tasks,
+    ) -> None:
+        self._config = config
+        self._tasks = tasks
+        self._listen = [parse_listen(text) for text in config.listen]
+        announced = [parse_listen(text) for text in config.announce]
+        self._send, self._events = trio.open_memory_channel[NetworkEvent](config.events)
+        self._bans = Bans(clock, config.reject_limit, config.reject_window_s, config.ban_s)
+        pair = create_new_key_pair(seed)
+        limit = (config.max_peers + config.visitors) * MAX_CONNECTIONS_PER_PEER + 8
+        self._host = new_host(
+            key_pair=pair,
+            listen_addrs=self._listen,
+            sec_opt={NOISE: Noise(pair, noise_privkey=create_new_exchange_pair().private_key)},
+            muxer_opt={muxer.PROTOCOL: muxer.bounded_yamux(config)},
+            connection_config=ConnectionConfig(
+                max_connections=limit,
+                min_connections=0,
+                low_watermark=0,
+                high_watermark=limit,
+                max_connections_per_peer=MAX_CONNECTIONS_PER_PEER + 1,
+                inbound_upgrade_timeout=config.handshake_s,
+                outbound_upgrade_timeout=config.dial_s,
+            ),
+            addrs_factory=lambda candidates: announced or expand(candidates),
+            # What strangers claim to see us as is not worth more than their other claims.
+            disable_identify_address_discovery=True,
+        )
+        swarm = self._swarm = self._host.get_network()
+        me = peer_of(self._host.get_id())
+        assert me is not None
+        self.peer = me
+        self._take_over(swarm)
+        self._admission = Admission(config, swarm, me, self._bans)
+        self._sessions = Sessions(
+            config,
+            self._host,
+            tasks,
+            self._send,
+            self.report,
+            self._session_opened,
+            self._session_ended,
+        )
+        self._dialler = Dialler(
+            config, swarm, me, addresses, clock, self._sessions.__len__, self._admission.refusal
+        )
+        self._rendezvous = Rendezvous(
+            config, self._host, network, self._sessions.__len__, self._dialler.learn
+        )
+        self._gossip = Announcements(
+            config,
+            self._host,
+            announcements_topic(network),
+            validator,
+            clock,
+            self._send,
+            self.report,
+        )
+        self._blobs = BlobFetcher(config, network, self._host, self.report)
+        server = BlobServer(config, network, blobs, self.report)
+        self._host.set_stream_handler(FRAME_PROTOCOL, self._sessions.serve)
+        self._host.set_stream_handler(BLOB_PROTOCOL, server.serve)
+        for protocol, seconds in _TIMED.items():
+            handler = self._host.multiselect.handlers[protocol]
+            self._host.set_stream_handler(
+                protocol, TimedHandler(protocol, handler, seconds, at_once=4)
+            )
+        swarm.register_notifee(_Notices(self))
+
+    def _take_over(self, swarm: Any) -> None:
+        """Switch off what the library decides by itself about connections."""
+        muxer.use_own_muxer(swarm)
+        swarm.retry_config = RetryConfig(max_retries=0)
+        # Its resource manager counts what ends abnormally for ever; admission and the stream
+        # guard bound the same things.
+        swarm.set_resource_manager(None)
+        swarm.auto_connector.maybe_connect = _nothing
+        swarm.auto_connector.run_background_task = _nothing
+        # The library's notice comes a tenth of a second late, perhaps after the next connection.
+        remove = swarm.remove_conn
+
+        def removed(conn: Any) -> None:
+            remove(conn)
+            self.connection_closed(conn)
+
+        swarm.remove_conn = removed
+        swarm.set_stream_handler(StreamGuard(self._config, swarm.common_stream_handler))
+
+    # ---- Network -----------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Own listening multiaddresses, each ending in ``/p2p/<peer id>``."""
+        return tuple(str(address) for address in self._host.get_addrs())
+
+    @property
+    def events(self) -> trio.MemoryReceiveChannel[NetworkEvent]:
+        """What happens, in order."""
+        return self._events
+
+    @property
+    def bulk(self) -> Bulk:
+        """Blobs, over the same connections."""
+        return self._blobs
+
+    def peers(self) -> tuple[Connected, ...]:
+        """The peers connected now, sorted."""
+        return self._sessions.peers()
+
+    async def send(self, peer: PeerId, data: bytes) -> None:
+        """Queue one message. Raises :class:`PeerGone`."""
+        await self._sessions.send(peer, data)
+
+    async def announce(self, data: bytes) -> None:
+        """Gossip one announcement. Lossy."""
+        await self._gossip.publish(data)
+
+    def report(self, peer: PeerId, verdict: Verdict) -> None:
+        """Tell what a message of ``peer`` turned out to be."""
+        if not isinstance(verdict, Reject):
+            return
+        logger.debug("reject of %s: %s", short_peer(peer), verdict.reason)
+        if self._bans.reject(peer):
+            logger.info("banned %s: %s", short_peer(peer), verdict.reason)
+            self._tasks.start_soon(self._sessions.close, library_id(peer))
+
+    # ---- connections -------------------------------------------------------------------------
+
+    def connection_opened(self, conn: Any) -> None:
+        """The swarm has a new connection."""
+        peer = peer_of(conn.muxed_conn.peer_id)
+        if peer is None:
+            return
+        self._sessions.connected(peer)
+        self._tasks.start_soon(self._introduce, peer, conn)
+
+    async def _introduce(self, peer: PeerId, conn: Any) -> None:
+        try:
+            dialled = None
+            if conn.direction.name == "OUTBOUND":
+                remote = conn.muxed_conn.get_remote_address()
+                dialled = None if remote is None else endpoint(*remote)
+            await self._dialler.connected(peer, dialled)
+            await self._rendezvous.connected(peer, await self._listening(peer, conn, dialled))
+        except Exception as error:
+            logger.debug("introducing %s: %s", short_peer(peer), describe(error))
+
+    async def _listening(self, peer: PeerId, conn: Any, dialled: str | None) -> list[Any]:
+        """Where ``peer`` can be dialled: what we dialled, or what identify tells in a while."""
+        from multiaddr import Multiaddr
+
+        if dialled is not None:
+            return [Multiaddr(dialled)]
+        identity = conn.muxed_conn.peer_id
+        for pause in (0.1, 0.2, 0.5, 1.0, 2.0):
+            await trio.sleep(pause)
+            store = self._host.get_peerstore()
+            if store.has_peer(identity) and (found := _known_addresses(store, identity)):
+                return found
+        return []
+
+    def connection_closed(self, conn: Any) -> None:
+        """The swarm lost a connection."""
+        peer = peer_of(conn.muxed_conn.peer_id)
+        if peer is not None:
+            self._blobs.disconnected(peer)
+            self._sessions.disconnected(peer)
+
+    def _session_opened(self, peer: PeerId) -> None:
+        self._dialler.opened(peer)
+
+    def _session_ended(self, peer: PeerId, was_ours: bool) -> None:
+        self._dialler.ended(peer, was_ours)
+        self._rendezvous.lost()
+
+    # ---- life --------------------------------------------------------------------------------
+
+    async def run(self, stop: trio.Event, started: Callable[[], None]) -> None:
+        """Listen and serve until ``stop``; then close everything, within two seconds.
+
+        Raises :class:`P2pfleetError` when an address cannot be listened on.
+        """
+        async with AsyncExitStack() as stack:
+            manager = await stack.enter_async_context(background_trio_service(self._swarm))
+            contain_tasks(manager)
+            stack.push_async_callback(self._close)
+            await self._bind()
+            await self._dialler.load()
+            await stack.enter_async_context(self._gossip.running())
+            await stack.enter_async_context(self._rendezvous.running())
+            self._tasks.start_soon(self._dial_on)
+            started()
+            await stop.wait()
+            await self._hang_up()
+
+    async def _dial_on(self) -> None:
+        while True:
+            try:
+                await self._dialler.run()
+            except Exception as error:
+                logger.error("dialling failed: %s", describe(error), exc_info=True)
+                await trio.sleep(1.0)
+
+    async def _bind(self) -> None:
+        for address in self._listen:
+            if await self._swarm.listen(address):
+                continue
+            raise P2pfleetError(
+                f"Cannot listen on {address}: {_why_not(address)}.",
+                "Stop the other program, or choose another port (0 lets the system choose).",
+            )
+
+    async def _hang_up(self) -> None:
+        """Close every connection, all at once, and let no new one in."""
+        self._admission.close()
+        with trio.move_on_after(CLOSE_S):
+            async with trio.open_nursery() as nursery:
+                for connection in self._swarm.get_connections():
+                    nursery.start_soon(_close_quietly, connection)
+
+    async def _close(self) -> None:
+        with shielded(CLOSE_S):
+            await self._hang_up()
+            await self._host.close()
+        self._tasks.close()
+        self._send.close()
+
+
+async def _nothing(*_: Any) -> None:
+    """Instead of a decision of the library."""
+
+
+async def _close_quietly(connection: Any) -> None:
+    try:
+        await connection.close()
+    except Exception as error:
+        logger.debug("close failed: %s", describe(error))
+
+
+def _known_addresses(store: Any, identity: Any) -> list[Any]:
+    try:
+        return list(store.addrs(identity))
+    except Exception:  # the store's word for "expired"
+        return []
+
+
+def _why_not(address: Any) -> str:
+    """The system's reason why an address cannot be bound, by trying."""
+    text = str(address)
+    host, port = text.split("/")[2], int(text.split("/")[4])
+    family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
+    try:
+        with stdlib_socket.socket(family) as probe:
+            probe.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "the system refused it"

@@ -1,0 +1,227 @@
+"""Whom this node knows, and the dialling: queue, back-off, reconnection.
+
+Addresses come from the bootstrap list, the saved address book, the DHT, and from the peers
+themselves. They are dialled one by one; every failure doubles the peer's pause, with jitter.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from multiaddr import Multiaddr
+
+from p2pfleet.adapters.network.addresses import parse_bootstrap, parse_dialable, usable, with_peer
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import describe
+from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.core.model.ids import PeerId, short_peer
+from p2pfleet.ports import AddressBook, Clock
+
+logger = logging.getLogger(__name__)
+
+_MAX_ADDRESSES = 8
+_BOOTSTRAP_RETRY_MAX_S = 30.0
+_TICK_S = 5.0
+_FORGET_AFTER = 10
+
+
+class _Known:
+    """One peer that might be dialled."""
+
+    def __init__(self, peer: PeerId, bootstrap: bool) -> None:
+        self.peer = peer
+        self.bootstrap = bootstrap
+        self.addresses: OrderedDict[str, None] = OrderedDict()
+        self.failures = 0
+        self.not_before = 0.0
+
+    def add(self, address: str, proven: bool) -> bool:
+        """Keep an address, the proven ones in front; whether it is new."""
+        new = address not in self.addresses
+        self.addresses[address] = None
+        if proven:
+            self.addresses.move_to_end(address, last=False)
+        while len(self.addresses) > _MAX_ADDRESSES:
+            # The oldest unproven hearsay goes; what was just learnt is tried at least once.
+            del self.addresses[list(self.addresses)[-2]]
+        return new
+
+
+class Dialler:
+    """Keeps the node connected to ``target_peers`` of the peers it knows."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        swarm: Any,
+        me: PeerId,
+        book: AddressBook,
+        clock: Clock,
+        sessions: Callable[[], int],
+        refusal: Callable[[Any], str | None],
+    ) -> None:
+        self._config = config
+        self._swarm = swarm
+        self._me = me
+        self._book = book
+        self._clock = clock
+        self._sessions = sessions
+        self._refusal = refusal
+        self._known: OrderedDict[PeerId, _Known] = OrderedDict()
+        self._dialling: set[PeerId] = set()
+        self._wake = trio.Event()
+        self._saved: dict[PeerId, str] = {}
+        for text in config.bootstrap:
+            peer, address = parse_bootstrap(text)
+            self._learn(peer, [address], bootstrap=True)
+
+    async def load(self) -> None:
+        """Take over the saved address book."""
+        try:
+            entries = await trio.to_thread.run_sync(self._book.load_addresses)
+        except Exception as error:
+            logger.warning("the saved addresses could not be read: %s", describe(error))
+            return
+        for peer, text in entries[: self._config.known_peers]:
+            dialable = parse_dialable(text)
+            address = usable(text) if dialable is None else dialable[1]
+            if address is not None and (dialable is None or dialable[0] == peer):
+                self._learn(peer, [address])
+
+    def learn(self, peer: PeerId, addresses: list[str]) -> None:
+        """Addresses of ``peer`` that somebody told."""
+        if self._learn(peer, addresses):
+            self._wake.set()
+
+    def _learn(self, peer: PeerId, addresses: list[str], bootstrap: bool = False) -> bool:
+        if peer == self._me or not addresses:
+            return False
+        known = self._known.get(peer)
+        if known is None:
+            known = self._known[peer] = _Known(peer, bootstrap)
+            self._forget()
+        known.bootstrap |= bootstrap
+        new = [known.add(address, proven=False) for address in addresses[:_MAX_ADDRESSES]]
+        if any(new):
+            # It may have moved: worth a try before its pause is over, but not at once.
+            known.failures = min(known.failures, 3)
+            soon = trio.current_time() + self._config.retry_first_s
+            known.not_before = min(known.not_before, soon)
+        return any(new)
+
+    def _forget(self) -> None:
+        if len(self._known) <= self._config.known_peers:
+            return
+        spare = [one for one in self._known.values() if not one.bootstrap]
+        spare.sort(key=lambda one: -one.failures)
+        for one in spare[: len(self._known) - self._config.known_peers]:
+            del self._known[one.peer]
+
+    async def connected(self, peer: PeerId, address: str | None) -> None:
+        """A connection stands; ``address`` if we dialled it, which proves it."""
+        if address is None:
+            return
+        self._learn(peer, [address])
+        known = self._known.get(peer)
+        if known is not None:
+            known.add(address, proven=True)
+        if self._saved.get(peer) == address:
+            return
+        self._saved[peer] = address
+        while len(self._saved) > self._config.known_peers:
+            del self._saved[next(iter(self._saved))]
+        full = with_peer(address, peer)
+        try:
+            now = self._clock.wall_ms()
+            await trio.to_thread.run_sync(self._book.save_address, peer, full, now)
+        except Exception as error:
+            logger.warning("an address could not be saved: %s", describe(error))
+
+    def opened(self, peer: PeerId) -> None:
+        """``peer`` is one of ours."""
+        known = self._known.get(peer)
+        if known is not None:
+            known.failures = 0
+
+    def ended(self, peer: PeerId, was_ours: bool) -> None:
+        """The session with ``peer`` is over: back to the queue."""
+        known = self._known.get(peer)
+        if known is None:
+            return
+        if was_ours:
+            self._saved.pop(peer, None)
+            # Both sides notice at once; jitter keeps them from dialling each other at once.
+            known.not_before = trio.current_time() + random.uniform(0.1, 0.8)  # noqa: S311
+        else:
+            known.failures = max(known.failures, 4)
+            self._failed(known)
+        self._wake.set()
+
+    def _failed(self, known: _Known) -> None:
+        known.failures += 1
+        limit = _BOOTSTRAP_RETRY_MAX_S if known.bootstrap else self._config.retry_max_s
+        pause = min(self._config.retry_first_s * 2.0 ** min(known.failures - 1, 20), limit)
+        known.not_before = trio.current_time() + pause * random.uniform(0.5, 1.0)  # noqa: S311
+        if known.failures > _FORGET_AFTER and not known.bootstrap:
+            self._known.pop(known.peer, None)
+
+    async def run(self) -> None:
+        """Dial for ever."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                next_at = trio.current_time() + _TICK_S
+                for known in self._wanted():
+                    if known.not_before > trio.current_time():
+                        next_at = min(next_at, known.not_before)
+                    elif len(self._dialling) < self._config.max_dials:
+                        self._dialling.add(known.peer)
+                        nursery.start_soon(self._dial, known)
+                with trio.move_on_at(max(next_at, trio.current_time() + 0.05)):
+                    await self._wake.wait()
+
+    def _wanted(self) -> list[_Known]:
+        """The peers that should be dialled now or later, the most promising first."""
+        missing = self._config.target_peers - self._sessions() - len(self._dialling)
+        if missing <= 0:
+            return []
+        idle = [
+            known
+            for known in self._known.values()
+            if known.peer not in self._dialling and self._idle(known.peer)
+        ]
+        idle.sort(key=lambda known: known.failures)
+        return idle
+
+    def _idle(self, peer: PeerId) -> bool:
+        identity = library_id(peer)
+        return not self._swarm.get_connections(identity) and self._refusal(identity) is None
+
+    async def _dial(self, known: _Known) -> None:
+        identity = library_id(known.peer)
+        try:
+            for address in list(known.addresses):
+                if not self._idle(known.peer):
+                    return
+                with trio.move_on_after(self._config.dial_s):
+                    try:
+                        self._swarm.unblock_peer(identity)
+                        await self._swarm.dial_addr(Multiaddr(address), identity)
+                        return
+                    except Exception as error:
+                        logger.debug(
+                            "dialling %s at %s: %s",
+                            short_peer(known.peer),
+                            address,
+                            describe(error.__cause__ or error),
+                        )
+            if not self._swarm.get_connections(identity):
+                self._failed(known)
+        finally:
+            self._dialling.discard(known.peer)
+            self._wake.set()

@@ -1,0 +1,78 @@
+"""The tables of the store, as ordered migrations.
+
+A migration that was released is never changed: the next one comes behind it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from p2pfleet.adapters.store.database import DatabaseKind, Migration
+
+
+def first_tables(connection: sqlite3.Connection) -> None:
+    """Version 1. Jobs and peers get small numbers, because rows and indexes repeat them."""
+    for statement in (
+        """CREATE TABLE node (
+            name TEXT PRIMARY KEY NOT NULL,
+            value INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE jobs (
+            number INTEGER PRIMARY KEY,
+            job BLOB NOT NULL UNIQUE,
+            manifest BLOB NOT NULL,
+            own INTEGER NOT NULL,
+            state TEXT NOT NULL DEFAULT 'active',
+            closure BLOB
+        )""",
+        """CREATE TABLE peers (
+            number INTEGER PRIMARY KEY,
+            peer BLOB NOT NULL UNIQUE
+        )""",
+        """CREATE TABLE frames (
+            number INTEGER PRIMARY KEY,
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            author INTEGER NOT NULL REFERENCES peers (number),
+            incarnation INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            sealed BLOB NOT NULL,
+            UNIQUE (job, author, incarnation, sequence)
+        )""",
+        """CREATE TABLE units (
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            unit INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            detail BLOB NOT NULL,
+            PRIMARY KEY (job, unit)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE judgements (
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            unit INTEGER NOT NULL,
+            peer INTEGER NOT NULL REFERENCES peers (number),
+            agreed INTEGER NOT NULL,
+            PRIMARY KEY (job, unit, peer)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE addresses (
+            number INTEGER PRIMARY KEY,
+            peer BLOB NOT NULL,
+            address TEXT NOT NULL,
+            useful_ms INTEGER NOT NULL,
+            UNIQUE (peer, address)
+        )""",
+    ):
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables,)
+
+STORE = DatabaseKind(
+    name="the store of jobs and credit",
+    application_id=0x70326601,
+    migrations=MIGRATIONS,
+    if_damaged=(
+        "Move it away together with the files of the same name that end in -wal and -shm (or put"
+        " a backup in its place), then start again. Your identity is a separate file and is kept;"
+        " jobs that are open come back from other nodes; the credit history and your own unfinished"
+        " jobs' records are lost unless a backup has them."
+    ),
+)

@@ -1,0 +1,139 @@
+"""Commands that ask a running node something, or tell it something."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2pfleet.cli.folders import Place
+from p2pfleet.cli.options import common, located, parse_duration
+from p2pfleet.cli.output import Output, duration, exit_codes, table
+from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
+
+if TYPE_CHECKING:
+    from p2pfleet.adapters.control.client import ControlClient
+
+_TALKS = exit_codes(ExitCode.NO_NODE)
+
+
+def client_of(place: Place) -> ControlClient:
+    """A client of the node that runs in the folder meant."""
+    from p2pfleet.adapters.control.client import ControlClient
+
+    return ControlClient(place.folder)
+
+
+@click.command(epilog=_TALKS)
+@located
+@common
+@click.pass_obj
+def status(output: Output, place: Place) -> None:
+    """Show what the running node does, and why if it does nothing."""
+    found: dict[str, Any] = client_of(place).call("status")
+    if found["paused"]:
+        state = "paused"
+        if found.get("resumes_ms") is not None:
+            state += f", resumes in {duration(found['resumes_ms'] / 1000)}"
+    else:
+        state = f"idle: {found['reason']}" if found["reason"] else "computing"
+    jobs = ", ".join(f"{count} {name}" for name, count in sorted(found["jobs"].items())) or "none"
+    network = found["network"]
+    rows = {
+        "node": found["peer"],
+        "network": f"{network['name']} ({network['id'][:8]})",
+        "state": state,
+        "roles": ", ".join(found["roles"]),
+        "slots": found["slots"],
+        "peers": found["peers"],
+        "jobs": jobs,
+        "executed": f"{found['executed']} units since the start",
+        "up": duration(found["uptime_s"]),
+        "memory": f"{found['memory_mb']} MB",
+        "version": found["version"],
+        "folder": found["data_dir"],
+        "process": found["pid"],
+    }
+    lines = [f"{key:<10}{value}" for key, value in rows.items()]
+    lines += [f"{'address':<10}{address}" for address in found["addresses"]]
+    output.result(found, lines)
+
+
+@click.command(epilog=_TALKS)
+@click.option(
+    "--for", "for_ms", type=parse_duration, metavar="TIME", help="Resume by itself: 2h, 90m."
+)
+@located
+@common
+@click.pass_obj
+def pause(output: Output, place: Place, for_ms: int | None) -> None:
+    """Stop computing at once; the node stays on the network."""
+    client_of(place).call("pause", for_ms=for_ms)
+    until = f"for {duration(for_ms / 1000)}" if for_ms else "until 'p2pfleet resume'"
+    output.result({"paused": True, "for_ms": for_ms}, [f"paused {until}"])
+
+
+@click.command(epilog=_TALKS)
+@located
+@common
+@click.pass_obj
+def resume(output: Output, place: Place) -> None:
+    """Go on computing."""
+    client_of(place).call("resume")
+    output.result({"paused": False}, ["computing again"])
+
+
+@click.command(epilog=_TALKS)
+@located
+@common
+@click.pass_obj
+def peers(output: Output, place: Place) -> None:
+    """List the peers that the node is connected to."""
+    found: list[dict[str, Any]] = client_of(place).call("peers")
+    rows = [
+        (
+            peer["peer"], ", ".join(peer["roles"]), peer["slots"], peer["agreed"],
+            peer["contradicted"], float(peer["score"]), peer["software"], peer["address"],
+        )
+        for peer in found
+    ]  # fmt: skip
+    headings = (
+        "peer", "roles", "slots", "agreed", "contradicted", "score", "software", "address",
+    )  # fmt: skip
+    output.result(found, table(headings, rows) if rows else ["no peer is connected"])
+
+
+@click.command(epilog=_TALKS)
+@click.argument("peer", required=False)
+@located
+@common
+@click.pass_obj
+def reputation(output: Output, place: Place, peer: str | None) -> None:
+    """Show what this node thinks of PEER, or of every peer it has a record of.
+
+    'agreed' counts votes that a certificate confirmed, 'contradicted' those that it did not.
+    """
+    if peer is not None:
+        check_peer(peer)
+    found: list[dict[str, Any]] = client_of(place).call(
+        "reputation", **({} if peer is None else {"peer": peer})
+    )
+    rows = [
+        (one["peer"], one["agreed"], one["contradicted"], float(one["score"]), one["vote"])
+        for one in found
+    ]
+    headings = ("peer", "agreed", "contradicted", "score", "vote counts")
+    output.result(found, table(headings, rows) if rows else ["no peer has a record yet"])
+
+
+def check_peer(text: str) -> bytes:
+    """The key behind a peer id. Raises :class:`P2pfleetError`."""
+    from p2pfleet.core.model.ids import parse_peer
+
+    try:
+        return parse_peer(text)
+    except Malformed as error:
+        raise P2pfleetError(
+            f"{error}.", "A peer id begins with 12D3KooW; 'p2pfleet peers' shows some.",
+            ExitCode.USAGE,
+        ) from error  # fmt: skip

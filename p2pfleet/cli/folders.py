@@ -1,0 +1,116 @@
+"""Which data folder a command means, and how a folder comes to belong to a network."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pfleet.config import (
+    NETWORK_FILE,
+    NODE_FILE,
+    default_data_dir,
+    load_network,
+    save_network,
+    write_file,
+)
+from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+
+PROFILES = ("vehicle", "volunteer", "publisher", "bootstrap")
+DEFAULT_NETWORK = NetworkFile(NetworkParameters("p2pfleet"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """What ``--data-dir`` and ``--network`` say."""
+
+    data_dir: Path | None
+    network: Path | None
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The data folder meant.
+
+        A network file without ``--data-dir`` means the default folder if that belongs to the same
+        network, else ``networks/<name>-<id>`` below it: every network gets its own identity, jobs
+        and reputation, and no command needs to be told twice.
+        """
+        if self.data_dir is not None:
+            return self.data_dir.expanduser().absolute()
+        default = default_data_dir()
+        if self.network is None:
+            return default
+        wanted = load_network(self.network)
+        known = remembered_network(default)
+        if known is not None and known.id == wanted.id:
+            return default
+        return default / "networks" / f"{wanted.parameters.name}-{wanted.id.hex()[:8]}"
+
+
+def remembered_network(folder: Path) -> NetworkFile | None:
+    """The network that ``folder`` belongs to, or ``None`` if it belongs to none yet."""
+    path = folder / NETWORK_FILE
+    return load_network(path) if path.exists() else None
+
+
+def join_network(folder: Path, network: NetworkFile) -> None:
+    """Make ``folder`` (made 0700 if missing) belong to ``network``, for good.
+
+    Newer bootstrap addresses replace older ones; another network is refused, since identity, jobs
+    and reputation in the folder mean nothing there.
+    """
+    known = remembered_network(folder)
+    if known == network:
+        return
+    if known is not None and known.id != network.id:
+        raise P2pfleetError(
+            f"{folder} belongs to the network {known.parameters.name!r} "
+            f"({known.id.hex()[:8]}), not to {network.parameters.name!r} "
+            f"({network.id.hex()[:8]}).",
+            "Choose another --data-dir for this network.",
+            ExitCode.USAGE,
+        )
+    make_folder(folder)
+    save_network(folder / NETWORK_FILE, network)
+
+
+def set_up(folder: Path, profile: str, network: NetworkFile) -> None:
+    """Make ``folder`` a data folder of ``network`` that starts from ``profile``.
+
+    The configuration is written last, so that what was cut off is begun again. Raises
+    :class:`P2pfleetError` if there is a configuration already.
+    """
+    from p2pfleet.resources import resource_path
+
+    if (folder / NODE_FILE).exists():
+        raise P2pfleetError(
+            f"{folder} is set up already.",
+            f"Edit {folder / NODE_FILE}, or choose another --data-dir.",
+        )
+    text = resource_path("nodes", profile, NODE_FILE).read_text(encoding="utf-8")
+    join_network(folder, network)
+    write_file(folder / NODE_FILE, text)
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and what is missing above it, for its owner only."""
+    try:
+        for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_dir():
+            raise NotADirectoryError(20, "it is no folder")
+    except OSError as error:
+        raise P2pfleetError(
+            f"the folder {folder} cannot be made: {error.strerror or error}.",
+            "Check its name and permissions, or choose another one.",
+        ) from error
+
+
+def profile_file(profile: str) -> Path:
+    """The file that ``--profile`` means: a path, or the name of one of the four profiles."""
+    from p2pfleet.resources import resource_path
+
+    if profile in PROFILES and not Path(profile).is_file():
+        return resource_path("nodes", profile, NODE_FILE)
+    return Path(profile)

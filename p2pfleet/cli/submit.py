@@ -1,0 +1,340 @@
+"""``submit``: publish a job, through the running node or with one of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2pfleet.cli.control import client_of
+from p2pfleet.cli.embedded import with_node
+from p2pfleet.cli.folders import Place, join_network, remembered_network, set_up
+from p2pfleet.cli.interruptions import Interruptions
+from p2pfleet.cli.logs import log_to_file
+from p2pfleet.cli.options import common, located
+from p2pfleet.cli.output import CommandFailed, Output, exit_codes
+from p2pfleet.cli.results_folder import check_results_folder
+from p2pfleet.cli.waiting import PATIENCE_S, outcome, succeeded, wait_inside, wait_through
+from p2pfleet.config import NODE_FILE, load_config, load_network
+from p2pfleet.core.errors import ExitCode, P2pfleetError
+
+if TYPE_CHECKING:
+    from p2pfleet.adapters.control.client import ControlClient
+    from p2pfleet.app import RunningNode
+
+MAX_MODEL_BYTES = 2 * 2**30
+MAX_NAME_CHARS = 64
+INPUT_SUFFIXES = (".npz", ".npy")
+_SPLIT_TEXT = re.compile(r"[0-9]{1,2}(:[1-9][0-9]{0,11})?", re.ASCII)
+
+
+@click.command(epilog=exit_codes(ExitCode.NO_PEERS, ExitCode.DAMAGED))
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--quorum", type=click.IntRange(1, 32), default=2, show_default=True,
+    help="How many volunteers have to agree on a unit.",
+)  # fmt: skip
+@click.option(
+    "--replicas-max", type=click.IntRange(1, 64),
+    help="Give a unit up after so many replicas (default: 2 x quorum + 3).",
+)  # fmt: skip
+@click.option("--exact", is_flag=True, help="Outputs agree if every byte does; so far always.")
+@click.option(
+    "--split", metavar="AXIS[:SIZE]", help="Cut inputs along AXIS into units of SIZE (default 1)."
+)
+@click.option("--name", help="What people will call the job (default: the model's file name).")
+@click.option(
+    "--memory-mb", type=click.IntRange(16, 2**20), default=512, show_default=True,
+    help="Memory that a unit may take.",
+)  # fmt: skip
+@click.option(
+    "--cpu-s", type=click.FloatRange(0.001, 86400), default=60.0, show_default=True,
+    help="Processor seconds that a unit may take.",
+)  # fmt: skip
+@click.option(
+    "--output-mb", type=click.IntRange(1, 4096), default=64, show_default=True,
+    help="Size that a unit's outputs may have.",
+)  # fmt: skip
+@click.option(
+    "--lease-s", type=click.FloatRange(1, 86400), default=30.0, show_default=True,
+    help="How long a volunteer may hold a unit without an answer.",
+)  # fmt: skip
+@click.option(
+    "--expires-h", type=click.FloatRange(0.01, 720), default=24.0, show_default=True,
+    help="When volunteers may forget the job; 30 days at most.",
+)  # fmt: skip
+@click.option("--wait", is_flag=True, help="Wait until the job is over.")
+@click.option("--wait-for-peers", is_flag=True, help="Wait for volunteers however long it takes.")
+@click.option(
+    "--output", "folder", metavar="DIR", type=click.Path(path_type=Path),
+    help="Wait, then write the results to DIR (new or empty).",
+)  # fmt: skip
+@located
+@common
+@click.pass_obj
+def submit(
+    output: Output,
+    /,
+    place: Place,
+    model: Path,
+    inputs: tuple[Path, ...],
+    folder: Path | None,
+    wait: bool,
+    wait_for_peers: bool,
+    exact: bool,  # there is no other comparison yet; scripts may say it all the same
+    **terms: Any,
+) -> int:
+    """Publish a job: run MODEL.onnx on every one of INPUTS.
+
+    INPUTS are .npz or .npy files, or folders of them; each file is one work unit unless --split
+    cuts it. The first line printed is the job's id; by then the job is on disk and survives
+    everything.
+
+    If a node runs in the data folder it publishes the job. Else this command is the publisher until
+    the job is over; when it is interrupted, 'p2pfleet run' goes on with the job.
+    """
+    request = make_request(model, inputs, **terms)
+    results = check_results_folder(folder) if folder is not None else None
+    patience_s = None if wait_for_peers else PATIENCE_S
+    client = client_of(place)
+    if client.alive():
+        must_wait = wait or wait_for_peers or results is not None
+        found = _submit_through(
+            client, place, output, request, results, patience_s if must_wait else -1.0
+        )
+    else:
+        found = _submit_embedded(place, output, request, results, patience_s)
+    return _finish(output, found, results)
+
+
+def make_request(
+    model: Path,
+    inputs: Sequence[Path],
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    quorum: int = 2,
+    replicas_max: int | None = None,
+    **limits: Any,
+) -> dict[str, Any]:
+    """The fields of a SubmitRequest, as far as they can be checked before anything is started.
+
+    Raises :class:`P2pfleetError` for a file that is missing, empty, too large or no file, and for
+    terms that cannot be met.
+    """
+    _check_file(model, "the model")
+    if model.stat().st_size > MAX_MODEL_BYTES:
+        raise P2pfleetError(
+            f"the model {model} has more than 2 GiB, where a single ONNX file ends.",
+            "Publish a smaller model.",
+            ExitCode.USAGE,
+        )
+    if split is not None and not _SPLIT_TEXT.fullmatch(split):
+        raise P2pfleetError(
+            f"{split[:80]!r} is no split.",
+            "Write AXIS or AXIS:SIZE, as in --split 0:50 for units of 50 rows.",
+            ExitCode.USAGE,
+        )
+    if replicas_max is not None and replicas_max < quorum:
+        raise P2pfleetError(
+            f"{replicas_max} replicas at most cannot give a quorum of {quorum}.",
+            "Raise --replicas-max or lower --quorum.",
+            ExitCode.USAGE,
+        )
+    files = [file for path in inputs for file in _input_files(path)]
+    return {
+        "model": str(model.absolute()),
+        "inputs": [str(file.absolute()) for file in files],
+        "name": _job_name(name, model),
+        "quorum": quorum,
+        "replicas_max": replicas_max,
+        "split": split,
+        **limits,
+    }
+
+
+def _job_name(name: str | None, model: Path) -> str:
+    if name is None:
+        kept = "".join(char if char.isprintable() else "_" for char in model.stem)
+        return kept[:MAX_NAME_CHARS] or "job"
+    if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise P2pfleetError(
+            f"{name[:80]!r} is no name for a job.",
+            f"Give 1 to {MAX_NAME_CHARS} printable characters.",
+            ExitCode.USAGE,
+        )
+    return name
+
+
+def _input_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        _check_file(path, "the input")
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in INPUT_SUFFIXES)
+    if not files:
+        raise P2pfleetError(
+            f"the folder {path} holds no .npz or .npy file.",
+            "Name a folder with inputs, or the files themselves.",
+            ExitCode.USAGE,
+        )
+    for file in files:
+        _check_file(file, "the input")
+    return files
+
+
+def _check_file(path: Path, what: str) -> None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise P2pfleetError(
+            f"{what} {path} cannot be read: {reason}.",
+            "Check its name and folder.",
+            ExitCode.USAGE,
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        problem, advice = "is no ordinary file", "Name a file."
+    elif not os.access(path, os.R_OK):
+        problem, advice = "cannot be read: permission denied", "Check its permissions."
+    elif status.st_size == 0:
+        problem, advice = "is empty", "Write it again."
+    else:
+        return
+    raise P2pfleetError(f"{what} {path} {problem}.", advice, ExitCode.USAGE)
+
+
+# ---- through the running node ----------------------------------------------------------------
+
+
+def _submit_through(
+    client: ControlClient,
+    place: Place,
+    output: Output,
+    request: dict[str, Any],
+    results: Path | None,
+    patience_s: float | None,
+) -> dict[str, Any]:
+    """Publish with the node behind ``client``; negative patience: do not wait at all."""
+    network = client.call("status")["network"]
+    if place.network is not None and load_network(place.network).id.hex() != network["id"]:
+        raise P2pfleetError(
+            f"the node in {place.folder} is on the network {network['name']!r}, which "
+            f"{place.network} is not.",
+            "Leave --data-dir out, or choose another one for that network.",
+            ExitCode.USAGE,
+        )
+    job: str = client.call("submit", **request)["job"]
+    output.early(job)
+    if patience_s is not None and patience_s < 0:
+        found: dict[str, Any] = client.call("job", job=job)
+        return found
+    where = _where(place)
+    try:
+        with Interruptions().raised():
+            found = wait_through(
+                client, job, output, patience_s, "The node keeps the job and goes on with it."
+            )
+            if results is not None:
+                client.call("results", job=job, output=str(results))
+    except KeyboardInterrupt:
+        raise CommandFailed(
+            "interrupted.",
+            f"The node goes on with the job: p2pfleet job watch {job[:12]}{where}",
+            ExitCode.INTERRUPTED,
+            {"job": {"id": job}},
+        ) from None
+    return found
+
+
+# ---- with a node of our own ------------------------------------------------------------------
+
+
+def _submit_embedded(
+    place: Place,
+    output: Output,
+    request: dict[str, Any],
+    results: Path | None,
+    patience_s: float | None,
+) -> dict[str, Any]:
+    _ready_folder(place)
+    config = load_config(None, data_dir=place.folder, network=place.network, roles=("publisher",))
+    log_to_file(config.data_dir / "submit.log", "debug" if output.debug else config.log_level)
+    where = f" --data-dir {shlex.quote(str(config.data_dir))}"
+    go_on = f"The job is kept, and goes on with: p2pfleet run{where}"
+    published: list[str] = []
+
+    async def publish(node: RunningNode) -> dict[str, Any]:
+        import msgspec
+
+        from p2pfleet.app import SubmitRequest
+
+        job = await node.submit(msgspec.convert(request, SubmitRequest))
+        published.append(job.hex())
+        output.early(job.hex())
+        found = await wait_inside(node, job, output, patience_s, go_on)
+        if results is not None:
+            await node.results(job, results)
+        return found
+
+    interrupted = True
+    try:
+        with Interruptions().raised():
+            ended = with_node(
+                config, publish, stop_note=lambda: output.note("stopping (again: at once)")
+            )
+        if ended.result is not None:
+            return ended.result
+        interrupted = ended.interrupted
+    except KeyboardInterrupt:
+        pass
+    if not published:
+        raise P2pfleetError(
+            "interrupted before the job was published.", "Nothing is left of it.",
+            ExitCode.INTERRUPTED,
+        )  # fmt: skip
+    raise CommandFailed(
+        "interrupted." if interrupted else "the node was told to stop.",
+        f"{go_on}   Its results then: p2pfleet job results {published[0][:12]} --output DIR{where}",
+        ExitCode.INTERRUPTED if interrupted else ExitCode.FAILED,
+        {"job": {"id": published[0]}},
+    )
+
+
+def _ready_folder(place: Place) -> None:
+    """Give a folder that was never set up the configuration of a publisher: it ran nothing for
+    others before, and must not begin to because 'run' goes on with a job later."""
+    known = remembered_network(place.folder)
+    wanted = load_network(place.network) if place.network is not None else known
+    if wanted is None:
+        return  # load_config says what to do
+    if known is None and not (place.folder / NODE_FILE).exists():
+        set_up(place.folder, "publisher", wanted)
+    else:
+        join_network(place.folder, wanted)
+
+
+def _where(place: Place) -> str:
+    return f" --data-dir {shlex.quote(str(place.data_dir))}" if place.data_dir else ""
+
+
+def _finish(output: Output, found: dict[str, Any], results: Path | None) -> int:
+    over = found["state"] != "active"
+    document = {"job": found, "output": str(results) if results else None}
+    if not over:
+        output.result(document, [])
+        output.note(f"published {found['units']} units; see: p2pfleet job watch {found['id'][:12]}")
+        return ExitCode.OK
+    for line in [] if output.as_json else outcome(found):
+        output.note(line)
+    if results is not None:
+        output.note(f"results: {results}")
+        output.note(f"check them: p2pfleet verify {shlex.quote(str(results))}")
+    output.result(document, [])
+    return ExitCode.OK if succeeded(found) else ExitCode.FAILED
