@@ -183,6 +183,8 @@ class RunningNode:
                 "Run the command with the publisher's --data-dir.",
                 ExitCode.USAGE,
             )
+        # The core knows of an outcome a moment before the disk does; what follows reads the disk.
+        await self._driver.durable()
         jobs = await trio.to_thread.run_sync(self._store.jobs)
         write = partial(
             write_results,
@@ -283,10 +285,14 @@ class RunningNode:
             return self.peers()
 
         async def jobs(_: Mapping[str, Any]) -> Any:
-            return self.jobs()
+            views = self.jobs()
+            await self._driver.durable()
+            return views
 
         async def job(params: Mapping[str, Any]) -> Any:
-            return self.job(self.find_job(_text(params, "job")))
+            view = self.job(self.find_job(_text(params, "job")))
+            await self._driver.durable()
+            return view
 
         async def cancel(params: Mapping[str, Any]) -> Any:
             await self.cancel(self.find_job(_text(params, "job")))

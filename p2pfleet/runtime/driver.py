@@ -103,6 +103,10 @@ class Driver:
         await self._send_events.send((event, done))
         await done.wait()
 
+    async def durable(self) -> None:
+        """Return when everything that the core says by now is on disk as well."""
+        await self.carry_out(Tick())
+
     async def publish(self, body: SignedBody) -> VerifiedManifest | VerifiedClosure:
         """Sign a manifest (or closure) and have the core take it in, durably."""
         verified = self._sign(body)
