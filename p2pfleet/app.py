@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -35,6 +36,7 @@ from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.effects import UnitRow
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
+from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
 from p2pfleet.core.model.job import Limits
@@ -139,6 +141,9 @@ class RunningNode:
         node = self._driver.node
         known = [*node.jobs, *node.ended]
         found = [job for job in known if job.hex().startswith(text.lower())]
+        if not found:  # the core remembers only the last that ended
+            known = [stored.job for stored in self._store.jobs()]
+            found = [job for job in known if job.hex().startswith(text.lower())]
         if len(text) < 8 or len(found) != 1:
             problem = "is ambiguous" if len(found) > 1 else "is not known to this node"
             raise P2pfleetError(
@@ -156,10 +161,36 @@ class RunningNode:
     def job(self, job: JobId) -> dict[str, Any]:
         """One job; its units by state, and why the first failed ones did."""
         node = self._driver.node
-        ended = node.ended.get(job)
-        if ended is not None:
-            return ended_view(ended)
-        return job_view(node, node.jobs[self.find_job(job.hex())], self._now())
+        if job in node.jobs:
+            return job_view(node, node.jobs[job], self._now())
+        return ended_view(node.ended.get(job) or self._ended_long_ago(job))
+
+    def _ended_long_ago(self, job: JobId) -> Ended:
+        """What the store still has of a job that the core has forgotten."""
+        job = self.find_job(job.hex())
+        stored = next(stored for stored in self._store.jobs() if stored.job == job)
+        manifest = open_sealed(stored.manifest)
+        assert isinstance(manifest, VerifiedManifest)
+        units = self._store.units(job)
+        counts = Counter(state for _, state, _ in units if state != "open")
+        failed = [
+            (unit, detail.decode(errors="replace"))
+            for unit, state, detail in units
+            if state == "failed"
+        ]
+        return Ended(
+            id=job,
+            manifest=manifest.manifest,
+            own=stored.own,
+            state=stored.state,
+            reason="",
+            closure=stored.closure,
+            counts=dict(counts),
+            votes=0,
+            volunteers=0,
+            lasted_ms=0,
+            failures=tuple(failed[:FAILURES_KEPT]),
+        )
 
     async def cancel(self, job: JobId) -> None:
         """End an own job; what is certified stays."""
@@ -430,7 +461,7 @@ async def _running(
             network_config,
             seed=seed,
             network=config.network.id,
-            validator=announcement_validator(config.network.id),
+            validator=announcement_validator(config.network.id, clock),
             addresses=store,
             blobs=packs,
             clock=clock,

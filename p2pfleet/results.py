@@ -29,7 +29,7 @@ from p2pfleet.core.model.ids import (
     peer_text,
     sha256,
 )
-from p2pfleet.core.wire.codec import decode
+from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import Certificate, Sealed, VoteRef, frame_hash
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.ports import Packs, Store, StoredJob
@@ -95,14 +95,26 @@ class UnitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """The certificate that this line carries, if any. Raises :class:`Malformed`."""
         if self.digest is None or self.votes is None or self.attempt is None:
             return None
-        try:
-            votes = tuple(
-                VoteRef(FrameHash(bytes.fromhex(frame)), index) for frame, index in self.votes
-            )
-            digest = Digest(bytes.fromhex(self.digest))
-        except ValueError as error:
-            raise Malformed("not hexadecimal") from error
-        return Certificate(job, self.unit, self.attempt, digest, votes)
+        votes = tuple(VoteRef(FrameHash(_from_hex(frame)), index) for frame, index in self.votes)
+        digest = Digest(_from_hex(self.digest))
+        # From a file as from the network: every bound is checked again.
+        found: Certificate = decode(
+            encode(Certificate(job, self.unit, self.attempt, digest, votes)),
+            Certificate,
+            MAX_FRAME_BYTES,
+        )
+        return found
+
+
+def _from_hex(text: str) -> bytes:
+    """What lower-case hexadecimal digits stand for. Raises :class:`Malformed`."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError as error:
+        raise Malformed("not hexadecimal") from error
+    if value.hex() != text:
+        raise Malformed("not the one way to write it")
+    return value
 
 
 def write_results(

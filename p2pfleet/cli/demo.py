@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pfleet.cli.embedded import with_node
 from p2pfleet.cli.folders import join_network
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.local_network import MAX_NODES, LocalNetwork
@@ -97,6 +96,8 @@ def _publish(
     output: Output, network: LocalNetwork, folder: Path, deadline: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Publish the digits from a node in this process; the finished job and the records of peers."""
+    from p2pfleet.cli.embedded import with_node
+
     data_dir = folder / "publisher"
     join_network(data_dir, load_network(network.network_file))
     log_to_file(data_dir / "node.log", "debug" if output.debug else "info")
@@ -132,7 +133,7 @@ def _publish(
         )
 
     ended = with_node(config, publish, stop_note=lambda: output.note("stopping"))
-    if ended.interrupted or ended.result is None:
+    if ended.result is None:
         raise KeyboardInterrupt
     return ended.result
 

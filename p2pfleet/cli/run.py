@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pfleet.cli.embedded import with_node
 from p2pfleet.cli.folders import Place, join_network, profile_file
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.logs import log_to_stderr
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import Output, exit_codes
 from p2pfleet.config import NETWORK_FILE, NodeConfig, load_config
-from p2pfleet.core.errors import ExitCode
+from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def run_node(
     """Run a node until a signal, or with ``while_stdin`` until standard input ends."""
     import trio
 
+    from p2pfleet.cli.embedded import with_node
+
     log_to_stderr("debug" if output.debug else config.log_level)
 
     async def serve(node: RunningNode) -> None:
@@ -86,17 +87,23 @@ def run_node(
         while await trio.to_thread.run_sync(os.read, 0, 1, abandon_on_cancel=True):
             pass
 
+    torn = False
     try:
         with Interruptions().raised():
-            with_node(
+            torn = with_node(
                 config,
                 serve,
                 liar=liar,
                 stop_note=lambda: output.note("stopping (again: at once)"),
                 until=stdin_ended if while_stdin else None,
-            )
+            ).torn
     except KeyboardInterrupt:
         pass  # it came before there was anything to stop
+    if torn:
+        raise P2pfleetError(
+            "the node did not close in time and was left where it stood.",
+            "Nothing is lost; if it happens again, please report it with the end of its log.",
+        )
     output.note("stopped")
 
 

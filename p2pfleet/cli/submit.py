@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pfleet.cli.control import client_of
-from p2pfleet.cli.embedded import with_node
 from p2pfleet.cli.folders import Place, join_network, remembered_network, set_up
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.logs import log_to_file
@@ -263,6 +262,8 @@ def _submit_embedded(
     results: Path | None,
     patience_s: float | None,
 ) -> dict[str, Any]:
+    from p2pfleet.cli.embedded import with_node
+
     _ready_folder(place)
     config = load_config(None, data_dir=place.folder, network=place.network, roles=("publisher",))
     log_to_file(config.data_dir / "submit.log", "debug" if output.debug else config.log_level)

@@ -47,8 +47,8 @@ class SaveFrame(_Effect, frozen=True, tag="SaveFrame"):
 class UnitRow(_Effect, frozen=True):
     """The ledger line of one unit.
 
-    ``state``: certified, settled, contested, failed. ``detail``: the canonical certificate, or for
-    a failed unit the reason as UTF-8.
+    ``state``: certified, settled, contested, failed, or open again. ``detail``: the canonical
+    certificate, or for a failed unit the reason as UTF-8.
     """
 
     unit: int

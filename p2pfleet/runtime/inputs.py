@@ -61,6 +61,9 @@ class Inputs:
         if place is None:
             raise KeyError(cid)
         path, offset, _ = place
-        with path.open("rb") as file:
-            file.seek(offset + start)
-            return file.read(length)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset + start)
+                return file.read(length)
+        except FileNotFoundError:
+            raise KeyError(cid) from None  # evicted in this moment; it is fetched again

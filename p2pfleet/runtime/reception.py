@@ -23,6 +23,7 @@ from p2pfleet.core.events import (
     PeerDisconnected,
 )
 from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.rules.admission import judge_manifest
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import Deliver, FramesSummary, Hello, JobsSummary, Message
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
@@ -35,6 +36,7 @@ from p2pfleet.core.wire.verified import (
 )
 from p2pfleet.ports import (
     Announced,
+    Clock,
     Connected,
     Disconnected,
     Network,
@@ -49,7 +51,7 @@ BATCH = 64
 Interpreted = Event | tuple[PeerId, Verdict]
 
 
-def announcement_validator(network: NetworkId) -> Validator:
+def announcement_validator(network: NetworkId, clock: Clock) -> Validator:
     """Judges gossip before it is handed on: manifests and closures of this network, signed."""
 
     def validate(peer: PeerId, data: bytes) -> Verdict:
@@ -61,15 +63,14 @@ def announcement_validator(network: NetworkId) -> Validator:
         except Malformed as error:
             return Reject(f"the announcement is malformed: {error}")
         match verified:
-            case VerifiedManifest(manifest=body):
-                named = body.network
+            case VerifiedManifest(manifest=manifest):
+                return judge_manifest(manifest, network, clock.wall_ms())
             case VerifiedClosure(closure=closure):
-                named = closure.network
+                if closure.network != network:
+                    return Reject("the closure belongs to another network")
+                return ACCEPT
             case _:
                 return Reject("neither a manifest nor a closure")
-        if named != network:
-            return Reject("the announcement belongs to another network")
-        return ACCEPT
 
     return validate
 
@@ -103,8 +104,6 @@ def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
             record = open_sealed(sealed)
             if not isinstance(record, VerifiedRecord) or record.record.peer != peer:
                 return peer, Reject("the record in the hello is not the sender's own")
-            if record.record.network != network:
-                return peer, Reject("the record in the hello belongs to another network")
             return HelloReceived(peer, record)
         case Deliver(sealed=sealed):
             return _delivered(peer, open_sealed(sealed))

@@ -106,7 +106,11 @@ class Workshop:
         assert self._nursery is not None
         match effect:
             case OpenJob(job=job):
-                self._start(job, partial(self._open, effect))
+                self._start(
+                    job,
+                    partial(self._open, effect),
+                    lambda why: JobUnavailable(job, why, final=True),
+                )
             case Execute(job=job, unit=unit):
                 self._execute(job, unit, effect.sources)
             case Withdraw(job=job):
@@ -116,10 +120,17 @@ class Workshop:
             case SetPaused(paused=paused):
                 self._children.set_paused(paused)
             case Fetch(job=job):
-                self._start(job, partial(self._fetch, effect))
+                self._start(
+                    job, partial(self._fetch, effect), lambda why: BlobFailed(job, effect.ref, why)
+                )
 
-    def _start(self, job: JobId, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
-        """Run ``work`` for a job, to be cancelled when the job is shut."""
+    def _start(
+        self, job: JobId, work: Callable[[], Awaitable[None]], failed: Callable[[str], Event]
+    ) -> trio.CancelScope:
+        """Run ``work`` for a job, to be cancelled when the job is shut.
+
+        ``failed`` makes the event that tells the core of a failure that nobody foresaw.
+        """
         assert self._nursery is not None
         scope = trio.CancelScope()
         scopes = self._scopes.setdefault(job, [])
@@ -129,6 +140,9 @@ class Workshop:
             try:
                 with scope:
                     await work()
+            except Exception as error:
+                log.exception("work on job %s failed in an unforeseen way", job.hex()[:8])
+                await self._submit(failed(f"{type(error).__name__}: {error}"[:300]))
             finally:
                 scopes.remove(scope)
 
@@ -164,11 +178,12 @@ class Workshop:
     async def fetch(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:
         """Have a range durably here, pinned for the job. Raises BlobNotFound, P2pfleetError."""
         own_cid = cid_from_sha256(ref.sha256)
+        # Pinned before it comes, so that it cannot be evicted between arriving and being used.
+        await trio.to_thread.run_sync(self._packs.pin, bytes(job), [own_cid])
         if not await trio.to_thread.run_sync(self._packs.has, own_cid):
             async with self._fetches:
                 blob = await trio.to_thread.run_sync(self._packs.partial, ref)
                 await self._bulk.fetch(blob, sources)
-        await trio.to_thread.run_sync(self._packs.pin, bytes(job), [own_cid])
 
     async def _fetch(self, effect: Fetch) -> None:
         try:
@@ -185,7 +200,11 @@ class Workshop:
         work = self._work.get(job)
         if work is None or unit in work.units:
             return
-        work.units[unit] = self._start(job, partial(self._run_unit, job, unit, sources))
+        work.units[unit] = self._start(
+            job,
+            partial(self._run_unit, job, unit, sources),
+            lambda why: UnitUnavailable(job, unit, why),
+        )
 
     async def _run_unit(self, job: JobId, unit: int, sources: tuple[PeerId, ...]) -> None:
         work = self._work[job]
@@ -238,9 +257,9 @@ class Workshop:
         pins: dict[JobId, list[Cid]] = {}
         for (job, _, _), data in zip(ready, members, strict=True):
             pins.setdefault(job, []).append(cid_from_sha256(digest_of(data)))
-        self._packs.add_pack(members)
         for job, cids in pins.items():
             self._packs.pin(bytes(job), cids)
+        self._packs.add_pack(members)
 
     def _withdraw(self, effect: Withdraw) -> None:
         work = self._work.get(effect.job)

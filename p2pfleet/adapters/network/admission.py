@@ -14,7 +14,13 @@ from libp2p.network.exceptions import SwarmException
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
 from p2pfleet.adapters.network.identity import peer_of
-from p2pfleet.adapters.network.limits import Bans, TokenBucket, address_group, is_loopback
+from p2pfleet.adapters.network.limits import (
+    Bans,
+    Buckets,
+    TokenBucket,
+    address_group,
+    is_loopback,
+)
 from p2pfleet.core.model.ids import PeerId
 
 logger = logging.getLogger(__name__)
@@ -38,6 +44,7 @@ class Admission:
         self._inbound: Counter[str] = Counter()
         self._shaking: Counter[str] = Counter()
         self._accepts = TokenBucket(config.accepts_per_s, config.accepts_per_s * 2)
+        self._accepts_from = Buckets(config.accepts_per_address_s, config.accepts_per_address_s * 8)
         self._adding: Counter[PeerId] = Counter()
         self._closed = False
         self._add_conn: Callable[..., Any] = swarm.add_conn
@@ -86,6 +93,8 @@ class Admission:
         self._inbound[group] += 1
         try:
             await trio.sleep(self._accepts.owe(1))
+            if not is_loopback(group):
+                await trio.sleep(self._accepts_from[group.encode()].owe(1))
             muxed = await self._shake_hands(socket, listening, group)
             if muxed is not None:
                 await muxed.event_closed.wait()

@@ -29,6 +29,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_handshakes: int = 64
     handshake_s: float = 10.0
     accepts_per_s: float = 100.0
+    accepts_per_address_s: float = 2.0
 
     dial_s: float = 5.0
     max_dials: int = 8

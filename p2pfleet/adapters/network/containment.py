@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection import swarm_connection
 from libp2p.transport.tcp import tcp
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.identity import peer_of
-from p2pfleet.adapters.network.limits import Buckets
+from p2pfleet.adapters.network.limits import Buckets, TokenBucket
 from p2pfleet.core.model.ids import short_peer
 
 logger = logging.getLogger(__name__)
@@ -52,17 +53,30 @@ def tame_library() -> None:
     Its loggers write to stderr (one of them through the root logger, which installs a handler),
     at ERROR for what any stranger can cause. Its TCP listener sets SO_REUSEPORT, with which two
     nodes on one port both start and share the connections at random instead of the second
-    learning that the port is taken.
+    learning that the port is taken. It does not know where an IPv6 connection comes from.
     """
     if not os.environ.get("LIBP2P_DEBUG"):
-        logging.getLogger("libp2p").setLevel(logging.CRITICAL + 1)
+        for name in ("libp2p", "libp2p.network.auto_connector"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         logging.getLogger("multiaddr").setLevel(logging.WARNING)
     swarm_connection.logging = logging.getLogger("libp2p.network.connection")
     tcp._set_reuse_flags = _reuse_address_only
+    TrioTCPStream.get_remote_address = _remote_address
 
 
 def _reuse_address_only(sock: Any) -> None:
     sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+
+
+def _remote_address(stream: Any) -> tuple[str, int] | None:
+    if stream._cached_remote_address is None:
+        try:
+            host, port = stream.stream.socket.getpeername()[:2]
+        except OSError:
+            return None
+        stream._cached_remote_address = (str(host), int(port))
+    address: tuple[str, int] = stream._cached_remote_address
+    return address
 
 
 def contain_tasks(manager: Any) -> None:
@@ -149,6 +163,8 @@ class StreamGuard:
         self._open[key] += 1
         try:
             await self._serve(stream)
+            if stream.get_protocol() is None:
+                refused(identity, "a stream of no protocol that is spoken here")
         except Exception as error:
             refused(identity, f"stream {stream.get_protocol()}: {describe(error)}")
             await reset_quietly(stream)
@@ -158,8 +174,31 @@ class StreamGuard:
                 del self._open[key]
 
 
+_HANDLER_BYTES_PER_S = 16 * 1024
+_READ_COST_BYTES = 16
+
+
+class _Slowed:
+    """A stream whose reading is slowed down to the rate of a bucket."""
+
+    def __init__(self, stream: Any, bucket: TokenBucket) -> None:
+        self._stream = stream
+        self._bucket = bucket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def read(self, n: int | None = None) -> bytes:
+        """What the stream reads, perhaps later."""
+        data: bytes = await self._stream.read(n)
+        pause = self._bucket.owe(max(len(data), _READ_COST_BYTES))
+        if pause > 0:
+            await trio.sleep(pause)
+        return data
+
+
 class TimedHandler:
-    """A library handler that waits for its peer for ever, given a time limit and a head count."""
+    """A library handler that would serve its peer for ever and at any rate, given limits."""
 
     def __init__(self, protocol: str, serve: Handler, seconds: float, at_once: int) -> None:
         self._protocol = protocol
@@ -167,6 +206,7 @@ class TimedHandler:
         self._seconds = seconds
         self._at_once = at_once
         self._open: Counter[bytes] = Counter()
+        self._rates = Buckets(_HANDLER_BYTES_PER_S, _HANDLER_BYTES_PER_S * 8)
 
     async def __call__(self, stream: Any) -> None:
         """Serve one inbound stream within the limits."""
@@ -179,7 +219,7 @@ class TimedHandler:
         self._open[key] += 1
         try:
             with trio.move_on_after(self._seconds) as scope:
-                await self._serve(stream)
+                await self._serve(_Slowed(stream, self._rates[key]))
             if scope.cancelled_caught:
                 refused(identity, f"stream {self._protocol} took over {self._seconds:.0f} s")
                 await reset_quietly(stream)

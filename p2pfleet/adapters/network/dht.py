@@ -103,6 +103,8 @@ class Rendezvous:
             strict_validation=True,
         )
         self._dht.provider_store = _Providers(host, self._dht.peer_routing)
+        # Twelve for everybody would let four strangers keep everybody out; each has its own limit.
+        self._dht._inbound_limiter = trio.CapacityLimiter(256)
         host.set_stream_handler(
             PROTOCOL_ID, TimedHandler(PROTOCOL_ID, self._dht.handle_stream, 60.0, 3)
         )

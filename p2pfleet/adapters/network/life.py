@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import trio
 
 from p2pfleet.adapters.network.addresses import parse_bootstrap, parse_listen
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import Tasks, tame_library
+from p2pfleet.adapters.network.containment import Tasks, describe, tame_library
 from p2pfleet.adapters.network.host import CLOSE_S, Host
+from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.ids import NetworkId
 from p2pfleet.ports import AddressBook, BlobReader, Clock, Validator
+
+logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -34,15 +37,27 @@ async def open_host(
         parse_listen(text)
     for text in config.bootstrap:
         parse_bootstrap(text)
-    stop = trio.Event()
+    life = _Life(
+        lambda tasks: Host(
+            config,
+            seed=seed,
+            network=network,
+            validator=validator,
+            addresses=addresses,
+            blobs=blobs,
+            clock=clock,
+            tasks=tasks,
+        )
+    )
     try:
         async with trio.open_nursery() as caller:
-            life = _Life(stop, config, seed, network, validator, addresses, blobs, clock)
-            host: Host = await caller.start(life)
+            caller.start_soon(life.live)
             try:
-                yield host
+                await life.started.wait()
+                assert life.host is not None
+                yield life.host
             finally:
-                stop.set()
+                life.stop.set()
     except BaseExceptionGroup as group:
         alone = _single(group)
         if alone is None:
@@ -50,9 +65,8 @@ async def open_host(
         raise alone from alone.__cause__
 
 
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one exception inside a group, if there is exactly one."""
-    error: BaseException = group
+def _single(error: BaseException) -> BaseException | None:
+    """The one exception inside a group of groups, if there is exactly one."""
     while isinstance(error, BaseExceptionGroup):
         if len(error.exceptions) != 1:
             return None
@@ -63,42 +77,34 @@ def _single(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
 class _Life:
     """Runs a host behind a shield: cancelling the caller closes it instead of tearing it."""
 
-    __name__ = "network"
-
-    def __init__(
-        self,
-        stop: trio.Event,
-        config: NetworkConfig,
-        seed: bytes,
-        network: NetworkId,
-        validator: Validator,
-        addresses: AddressBook,
-        blobs: BlobReader,
-        clock: Clock,
-    ) -> None:
-        self._stop = stop
+    def __init__(self, build: Callable[[Tasks], Host]) -> None:
+        self._build = build
         self._scope = trio.CancelScope(shield=True)
-        self._build: Callable[[Tasks], Host] = lambda tasks: Host(
-            config,
-            seed=seed,
-            network=network,
-            validator=validator,
-            addresses=addresses,
-            blobs=blobs,
-            clock=clock,
-            tasks=tasks,
-        )
+        self.stop = trio.Event()
+        self.started = trio.Event()
+        self.host: Host | None = None
 
-    async def __call__(self, *, task_status: Any) -> None:
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._deadline)
-                host = self._build(Tasks(nursery))
-                await host.run(self._stop, lambda: task_status.started(host))
-                nursery.cancel_scope.cancel()
+    async def live(self) -> None:
+        """Run from the first listening socket to the last closed one."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._deadline)
+                    self.host = self._build(Tasks(nursery))
+                    await self.host.run(self.stop, self.started.set)
+                    nursery.cancel_scope.cancel()
+        except Exception as error:
+            alone = _single(error)
+            if isinstance(alone, P2pfleetError):
+                raise alone from None
+            logger.error("the network failed", exc_info=True)
+            raise P2pfleetError(
+                f"The network stopped: {describe(error)}.",
+                "Start the node again; if it happens again, report the log.",
+            ) from error
 
     async def _deadline(self) -> None:
         """Whatever does not end by itself when it is told to is cancelled."""
-        await self._stop.wait()
+        await self.stop.wait()
         await trio.sleep(CLOSE_S + 0.3)
         self._scope.cancel()

@@ -18,6 +18,7 @@ from libp2p.stream_muxer.yamux import yamux
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
+from p2pfleet.adapters.network.limits import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ PROTOCOL = yamux.PROTOCOL_ID
 MAX_WINDOW_BYTES = 2 * 2**20
 MAX_DATA_FRAME_BYTES = 2**20
 _CLOSE_S = 5.0
+_ANSWERS_PER_S = 500.0
+_ACKNOWLEDGEMENT = yamux.FLAG_ACK.to_bytes(2, "big")
 
 
 class OverBudget(trio.TooSlowError):
@@ -39,6 +42,10 @@ def bounded_yamux(config: NetworkConfig) -> Any:
     class BoundedYamux(yamux.Yamux):  # type: ignore[misc]
         heard = 0.0
 
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._answered = TokenBucket(_ANSWERS_PER_S, _ANSWERS_PER_S * 5)
+
         async def start(self) -> None:
             try:
                 await super().start()
@@ -47,6 +54,15 @@ def bounded_yamux(config: NetworkConfig) -> Any:
             finally:
                 if not self.event_closed.is_set():
                     await self._cleanup_on_error()
+
+        async def _write_frame(self, data: bytes) -> None:
+            # Only frames of the peer (pings, new streams) are acknowledged, by the task that reads
+            # from it: sleeping here slows down a peer that sends nothing else.
+            if data[2:4] == _ACKNOWLEDGEMENT:
+                pause = self._answered.owe(1)
+                if pause > 0:
+                    await trio.sleep(pause)
+            await super()._write_frame(data)
 
         async def _read_data_body(self, length: int) -> bytes:
             if length > MAX_DATA_FRAME_BYTES:

@@ -9,6 +9,7 @@ from p2pfleet.core.model.ids import JobId, PeerId
 from p2pfleet.core.wire.messages import AuthorPosition, Frame
 
 AHEAD_MAX = 1024
+RENEWALS_MAX = 1_000_000
 AUTHORS_MAX = 1024
 REPLY_FRAMES_MAX = 128
 LEASE_ENTRIES_MAX = 128
@@ -40,7 +41,7 @@ class FrameLog(msgspec.Struct):
         count = self.entries.get(frame.author, 0) + sum(
             len(getattr(entry, "units", (0,))) for entry in frame.entries
         )
-        if count > 256 + 8 * units + LEASE_ENTRIES_MAX * leases:
+        if count > 256 + 8 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX):
             return "its author has written more than this job can need"
         self.entries[frame.author] = count
         if frame.sequence == position:

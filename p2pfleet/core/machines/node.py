@@ -37,7 +37,7 @@ from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.model.job import Limits
-from p2pfleet.core.rules.admission import beyond, judge_closure, judge_manifest
+from p2pfleet.core.rules.admission import beyond, judge_closure, judge_manifest, judge_record
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import (
     Certificate,
@@ -47,13 +47,17 @@ from p2pfleet.core.wire.messages import (
     JobsSummary,
     PeerRecord,
     Release,
+    Reveal,
     Sealed,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
 JOBS_MAX = 512
-ENDED_MAX = 1024
+JOBS_A_PUBLISHER = 128
+ANSWER_EVERY_MS = 500
+TOMBSTONES_MAX = 65_536
+ENDED_MAX = 256
 ENDED_TOLD = 64
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 30_000
@@ -79,6 +83,8 @@ class Node(msgspec.Struct):
     standing: Standing
     jobs: dict[JobId, Job] = {}
     ended: dict[JobId, Ended] = {}
+    tombstones: dict[JobId, int] = {}
+    answered: dict[tuple[PeerId, bytes], Millis] = {}
     executed: int = 0
     incarnation: int = 0
     software: str = ""
@@ -146,13 +152,14 @@ class Node(msgspec.Struct):
                 return list(self.membership.connect(peer))
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
+                self.answered = {key: at for key, at in self.answered.items() if key[0] != peer}
                 return []
             case ev.HelloReceived():
                 return self._hello(event, now)
             case ev.JobsSummaryReceived():
-                return self._jobs_summary(event)
+                return self._jobs_summary(event, now)
             case ev.FramesSummaryReceived():
-                return self._frames_summary(event)
+                return self._frames_summary(event, now)
             case ev.RecordSigned(record=record):
                 self.membership.own = record
                 return [
@@ -281,6 +288,9 @@ class Node(msgspec.Struct):
     # ---- peers -------------------------------------------------------------------------------
 
     def _hello(self, event: ev.HelloReceived, now: Millis) -> list[Effect]:
+        verdict = judge_record(event.record.record, self.network, self.wall_ms(now))
+        if not isinstance(verdict, Accept):
+            return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
             return []
         effects: list[Effect] = [Send((event.peer,), self._known_jobs())]
@@ -300,8 +310,16 @@ class Node(msgspec.Struct):
             tuple(sorted(self.jobs)[:JOBS_MAX]), tuple(sorted(list(self.ended)[-ENDED_TOLD:]))
         )
 
-    def _jobs_summary(self, event: ev.JobsSummaryReceived) -> list[Effect]:
-        if not self.membership.here(event.peer):
+    def _answers(self, peer: PeerId, what: bytes, now: Millis) -> bool:
+        """Whether a summary is answered: a small question may draw a large answer, so not often."""
+        last = self.answered.get((peer, what))
+        if not self.membership.here(peer) or (last is not None and now - last < ANSWER_EVERY_MS):
+            return False
+        self.answered[peer, what] = now
+        return True
+
+    def _jobs_summary(self, event: ev.JobsSummaryReceived, now: Millis) -> list[Effect]:
+        if not self._answers(event.peer, b"", now):
             return []
         theirs = {*event.open, *event.closed}
         effects: list[Effect] = []
@@ -314,10 +332,10 @@ class Node(msgspec.Struct):
                 effects.append(Send((event.peer,), Deliver(ended.closure)))
         return effects
 
-    def _frames_summary(self, event: ev.FramesSummaryReceived) -> list[Effect]:
-        if not self.membership.here(event.peer):
-            return []
+    def _frames_summary(self, event: ev.FramesSummaryReceived, now: Millis) -> list[Effect]:
         job = self.jobs.get(event.job)
+        if not self._answers(event.peer, b"" if job is None else event.job, now):
+            return []
         ended = self.ended.get(event.job)
         if ended is not None:
             if ended.closure is None:
@@ -352,12 +370,12 @@ class Node(msgspec.Struct):
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         own = source == self.me
-        if sealed.job in self.jobs or sealed.job in self.ended:
+        if sealed.job in self.jobs or sealed.job in self.tombstones:
             return []
         verdict = judge_manifest(sealed.manifest, self.network, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [] if own else [Report(source, verdict)]
-        if len(self.jobs) >= JOBS_MAX and not own:
+        if not own and self._crowded(sealed.manifest.publisher):
             return [Report(source, Ignore("too many jobs are known already"))]
         job = self._new_job(sealed, own, now)
         effects: list[Effect] = [SaveJob(job.id, sealed.sealed, own)]
@@ -373,6 +391,11 @@ class Node(msgspec.Struct):
             if self.membership.here(source):
                 job.join(source)
         return effects + self._advance(job, now)
+
+    def _crowded(self, publisher: PeerId) -> bool:
+        """Whether there is no room for another job of this publisher."""
+        theirs = sum(job.manifest.publisher == publisher for job in self.jobs.values())
+        return len(self.jobs) >= JOBS_MAX or theirs >= JOBS_A_PUBLISHER
 
     def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
         job = self.jobs.get(job_id)
@@ -437,11 +460,14 @@ class Node(msgspec.Struct):
         return [*effects, ShutJob(job.id, keep=job.own)]
 
     def _remember(self, ended: Ended) -> None:
+        """Keep the last ended jobs at hand, and the ids of all until they expire."""
         self.jobs.pop(ended.id, None)
         self.ended[ended.id] = ended
-        strangers = [job_id for job_id, old in self.ended.items() if not old.own]
-        if len(strangers) > ENDED_MAX:
-            del self.ended[strangers[0]]
+        self.tombstones[ended.id] = ended.manifest.expires_ms
+        if len(self.ended) > ENDED_MAX:
+            del self.ended[next(iter(self.ended))]
+        if len(self.tombstones) > TOMBSTONES_MAX:
+            del self.tombstones[min(self.tombstones, key=lambda job: (self.tombstones[job], job))]
 
     # ---- frames ------------------------------------------------------------------------------
 
@@ -472,6 +498,8 @@ class Node(msgspec.Struct):
         if frame.author == job.manifest.publisher:
             return Reject("the publisher does not run units of its own job")
         for entry in frame.frame.entries:
+            if isinstance(entry, Reveal) and entry.length > job.manifest.limits.output_bytes:
+                return Reject("the frame votes for an output larger than the job allows")
             units = entry.units if isinstance(entry, Claim | Release) else (entry.unit,)
             if max(units) >= job.manifest.units:
                 return Reject("the frame names a unit that the job does not have")
@@ -568,6 +596,10 @@ class Node(msgspec.Struct):
             effects.append(self._sign_record(now))
         if self.jobs_summary_at is not None and self.jobs_summary_at <= now:
             self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
+            wall_ms = self.wall_ms(now)
+            self.tombstones = {
+                job: until for job, until in self.tombstones.items() if until >= wall_ms
+            }
             if here:
                 self.turn += 1
                 effects.append(Send((here[self.turn % len(here)],), self._known_jobs()))

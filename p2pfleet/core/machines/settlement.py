@@ -72,6 +72,7 @@ class Settlement(msgspec.Struct):
     units: dict[int, Unit] = {}
     judged: dict[tuple[int, PeerId], bool] = {}
     tally: dict[str, int] = {}
+    latest: dict[PeerId, tuple[int, int]] = {}
     votes: int = 0
 
     def unit(self, number: int) -> Unit:
@@ -111,13 +112,22 @@ class Settlement(msgspec.Struct):
     # ---- what frames do ----------------------------------------------------------------------
 
     def apply(self, frame: VerifiedFrame, now: Millis, counts: Counts) -> Outcome:
-        """Take a frame's entries in; a claim runs from ``now``, its first sight."""
+        """Take a frame's entries in; a claim runs from ``now``, its first sight.
+
+        Claims in a frame that a later one of its author overtook do not run at all.
+        """
         outcome = Outcome()
         author = frame.author
+        written = (frame.frame.incarnation, frame.frame.sequence)
+        overtaken = written < self.latest.get(author, (0, 0))
+        if not overtaken:
+            self.latest[author] = written
         changed: list[int] = []
         for index, entry in enumerate(frame.frame.entries):
             match entry:
                 case Claim(units=units):
+                    if overtaken:
+                        continue  # its release may have been here already
                     until = Millis(now + self.manifest.lease_ms)
                     for number in units:
                         unit = self.unit(number)
@@ -212,8 +222,7 @@ class Settlement(msgspec.Struct):
         self._move(unit, state)
         unit.certificate = certificate
         unit.reason = reason
-        if state != "open":
-            outcome.rows.append(self.row(number))
+        outcome.rows.append(self.row(number))
 
     def _move(self, unit: Unit, state: str) -> None:
         if unit.state != "open":

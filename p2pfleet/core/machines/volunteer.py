@@ -152,7 +152,7 @@ class Volunteer(msgspec.Struct):
             others = [p for p in settlement.claimants(number, now, counts) if p != self.me]
             if held.until <= now:
                 lapsed.append(number)
-            elif wanted == 0 or rule.gives_way(
+            elif wanted <= len(others) and rule.gives_way(
                 settlement.manifest.salt, number, self.me, others, wanted
             ):
                 released.append(number)

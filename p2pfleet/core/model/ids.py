@@ -76,6 +76,8 @@ def parse_cid(text: str) -> Cid:
     except ValueError as error:
         raise Malformed(f"not a base32 CID: {text[:80]!r}") from error
     cid_sha256(cid)
+    if cid_text(cid) != text:
+        raise Malformed(f"not the one way to write a CID: {text!r}")
     return cid
 
 
@@ -94,7 +96,10 @@ def parse_peer(text: str) -> PeerId:
         raise Malformed(f"not a peer id: {text!r}") from error
     if len(raw) != 38 or not raw.startswith(_PEER_PREFIX):
         raise Malformed(f"not an Ed25519 peer id: {text!r}")
-    return PeerId(raw[6:])
+    peer = PeerId(raw[6:])
+    if peer_text(peer) != text:
+        raise Malformed(f"not the one way to write a peer id: {text!r}")
+    return peer
 
 
 def short_peer(peer: PeerId) -> str:
@@ -113,6 +118,6 @@ def parse_job(text: str) -> JobId:
         raw = bytes.fromhex(text)
     except ValueError as error:
         raise Malformed(f"not a job id (64 hexadecimal digits): {text[:80]!r}") from error
-    if len(raw) != 32:
+    if len(raw) != 32 or raw.hex() != text:
         raise Malformed(f"not a job id (64 hexadecimal digits): {text[:80]!r}")
     return JobId(raw)

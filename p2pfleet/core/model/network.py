@@ -22,7 +22,7 @@ class NetworkParameters(
     ``testnet`` marks networks for trying things: only there may nodes be told to misbehave.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*\Z")]
     testnet: bool = False
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
-from p2pfleet.core.model.ids import NetworkId
+from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
+from p2pfleet.core.model.ids import NetworkId, cid_sha256
 from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits
-from p2pfleet.core.wire.messages import Closure, Manifest
+from p2pfleet.core.wire.messages import Closure, Manifest, PeerRecord
+from p2pfleet.core.wire.names import MAX_TABLE_BYTES
 
 CLOCK_SKEW_MS = 2 * 60 * 1000
+RECORD_LIFE_MS = 24 * 3600 * 1000
 
 
 def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verdict:
@@ -20,12 +22,34 @@ def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verd
         return Reject("the job lasts longer than 30 days")
     if manifest.stop.replicas_max < manifest.stop.quorum:
         return Reject("the quorum is larger than the number of replicas allowed")
+    for cid in (manifest.model, manifest.table):
+        try:
+            cid_sha256(cid)
+        except Malformed as error:
+            return Reject(f"the manifest names its blobs wrongly: {error}")
+    if manifest.table_bytes > MAX_TABLE_BYTES:
+        return Reject("the unit table is too large")
     if manifest.expires_ms + CLOCK_SKEW_MS < wall_ms:
         return Ignore("the job has expired")
     if manifest.issued_ms - CLOCK_SKEW_MS > wall_ms:
         return Ignore("the job was issued in the future by this clock")
     if manifest.shards != 1:
         return Ignore("this version knows jobs of one shard only")
+    return ACCEPT
+
+
+def judge_record(record: PeerRecord, network: NetworkId, wall_ms: int) -> Verdict:
+    """Accept what a peer says of itself, or why not."""
+    if record.network != network:
+        return Reject("the peer record belongs to another network")
+    if record.expires_ms <= record.issued_ms:
+        return Reject("the peer record expires before it was issued")
+    if record.expires_ms - record.issued_ms > RECORD_LIFE_MS:
+        return Reject("the peer record lasts longer than a day")
+    if record.expires_ms + CLOCK_SKEW_MS < wall_ms:
+        return Ignore("the peer record has expired")
+    if record.issued_ms - CLOCK_SKEW_MS > wall_ms:
+        return Ignore("the peer record was issued in the future by this clock")
     return ACCEPT
 
 

@@ -95,7 +95,9 @@ def check_certificate(
     """
     if certificate.job != job:
         return "it belongs to another job"
-    if certificate.unit >= manifest.units:
+    if certificate.attempt < 0 or any(vote.index < 0 for vote in certificate.votes):
+        return "a number in it is negative"
+    if not 0 <= certificate.unit < manifest.units:
         return f"the job has no unit {certificate.unit}"
     voters: set[PeerId] = set()
     for vote in certificate.votes:

@@ -15,6 +15,7 @@ from p2pfleet.core.model.ids import PeerId
 LEASE_TARGET_MS = 2_000
 LEASE_UNITS_MAX = 64
 LEASE_UNITS_FIRST = 2
+CLAIM_UNITS_MAX = 4_096
 
 
 def rank(salt: bytes, unit: int, peer: PeerId) -> bytes:
@@ -41,7 +42,7 @@ def lease_units(mean_ms: float | None, slots: int, remaining: int, volunteers: i
     others have nothing to do.
     """
     if mean_ms is None:
-        return LEASE_UNITS_FIRST * slots
+        return min(CLAIM_UNITS_MAX, LEASE_UNITS_FIRST * slots)
     each = round(LEASE_TARGET_MS / max(mean_ms, 1.0))
     share = -(-remaining // (2 * max(1, volunteers)))
-    return max(slots, min(LEASE_UNITS_MAX, each * slots, share))
+    return min(CLAIM_UNITS_MAX, max(slots, min(LEASE_UNITS_MAX, each * slots, share)))

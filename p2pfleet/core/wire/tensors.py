@@ -61,6 +61,8 @@ def decode_bundle(data: bytes, limit: int) -> tuple[Tensor, ...]:
                 f"tensor {tensor.name!r} holds {len(tensor.data)} bytes where its shape "
                 f"{list(tensor.shape)} of {tensor.dtype} needs {expected}"
             )
+        if tensor.dtype == "bool" and tensor.data.translate(None, b"\x00\x01"):
+            raise Malformed(f"tensor {tensor.name!r} is bool but holds bytes other than 0 and 1")
     return tensors
 
 

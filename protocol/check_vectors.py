@@ -1,0 +1,212 @@
+"""Checks ``vectors/`` against the second implementation in ``independent.py``.
+
+    python protocol/check_vectors.py [FOLDER]
+
+Needs ``msgpack`` and ``pynacl``, and nothing of p2pfleet. Exits 0 when every vector agrees, 1 when
+one does not, 2 when the folder cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import independent as rules
+import msgpack
+from nacl.signing import SigningKey
+
+
+def expand(given: str | list[list[Any]]) -> bytes:
+    """Hexadecimal, or runs of it: ``[[hex, times], ...]``."""
+    if isinstance(given, str):
+        return bytes.fromhex(given)
+    return b"".join(bytes.fromhex(part) * times for part, times in given)
+
+
+def refusal(attempt: Callable[[], Any]) -> str | None:
+    try:
+        attempt()
+    except rules.Refused as refused:
+        return refused.rule
+    return None
+
+
+def identities(case: dict[str, Any]) -> Iterator[Any]:
+    if "seed" in case:
+        key = bytes(SigningKey(bytes.fromhex(case["seed"])).verify_key)
+        yield key.hex(), case["public_key"]
+        yield rules.peer_text(key), case["peer_id"]
+        yield rules.parse_peer(case["peer_id"]), key
+    else:
+        yield refusal(lambda: rules.parse_peer(case["refused"])), "text"
+
+
+def networks(case: dict[str, Any]) -> Iterator[Any]:
+    data = msgpack.packb(["p2pfleet/1/network", case["name"], case["testnet"]])
+    if "refused" in case:
+        yield refusal(lambda: rules.decode(data, "network")), case["refused"]
+        return
+    name = rules.network_id(case["name"], case["testnet"])
+    yield data.hex(), case["encoding"]
+    yield rules.decode(data, "network")["name"], case["name"]
+    yield name, case["id"]
+    yield f"/p2pfleet/1/{name[:32]}/announcements", case["topic"]
+    yield (b"/p2pfleet/1/rendezvous/" + bytes.fromhex(name)).hex(), case["rendezvous_key"]
+
+
+def cids(case: dict[str, Any]) -> Iterator[Any]:
+    if "refused" in case:
+        yield refusal(lambda: rules.parse_cid(case["refused"])), "text"
+        return
+    cid = rules.CID_PREFIX + hashlib.sha256(bytes.fromhex(case["content"])).digest()
+    yield cid.hex(), case["cid"]
+    yield rules.cid_text(cid), case["text"]
+    yield rules.parse_cid(case["text"]), cid
+
+
+def messages(case: dict[str, Any]) -> Iterator[Any]:
+    data = expand(case["encoding"])
+    yield rules.sha(data), case["sha256"]
+    yield rules.decode(data, case["kind"]), case["value"]
+
+
+def refused(case: dict[str, Any]) -> Iterator[Any]:
+    data = expand(case["encoding"])
+    yield rules.sha(data), case["sha256"]
+    yield refusal(lambda: rules.decode(data, case["kind"])), case["rule"]
+
+
+def sealed(case: dict[str, Any]) -> Iterator[Any]:
+    data = bytes.fromhex(case["encoding"])
+    yield rules.sha(data), case["sha256"]
+    value = rules.decode(data, "sealed")
+    yield rules.sha(bytes.fromhex(value["body"])), case["hash"]
+    yield refusal(lambda: rules.open_sealed(value)), case["rule"]
+
+
+def bundles(case: dict[str, Any]) -> Iterator[Any]:
+    data = bytes.fromhex(case["encoding"])
+    yield rules.decode(data, "bundle"), case["tensors"]
+    yield rules.sha(data), case["digest"]
+    if "file" in case:
+        yield rules.outputs_file(case["tensors"]).hex(), case["file"]
+
+
+def jobs(case: dict[str, Any]) -> Iterator[Any]:
+    job, manifest = rules.verified(case["manifest"])
+    yield job, case["job"]
+    if case["judged"] == "manifest":
+        network = rules.network_id(**case["network"])
+        yield rules.judge_manifest(manifest, network, case["wall_ms"]), case["verdict"]
+    elif case["judged"] == "table":
+        data = bytes.fromhex(case["table"])
+        yield rules.sha(data), case["sha256"]
+        yield rules.judge_table(data, manifest), case["verdict"]
+    else:
+        name, body = rules.verified(case["sealed"])
+        yield name, case["hash"]
+        judge = rules.judge_closure if case["judged"] == "closure" else rules.judge_frame
+        yield judge(body, manifest), case["verdict"]
+
+
+def frames(case: dict[str, Any]) -> Iterator[Any]:
+    log = rules.FrameLog(case["units"], case["leases"])
+    for author, incarnation, first, times, entries, verdict in case["arrivals"]:
+        for sequence in range(first, first + times):
+            yield log.admit(author, incarnation, sequence, entries), verdict
+    yield [[*key, at] for key, at in sorted(log.next.items())], case["positions"]
+    for peer, theirs, replies in case["summaries"]:
+        yield log.missing(peer, theirs), replies
+
+
+def claims(case: dict[str, Any]) -> Iterator[Any]:
+    salt, unit = bytes.fromhex(case["salt"]), case.get("unit")
+    if unit is None:
+        peer = bytes.fromhex(case["peer"])
+        yield (
+            sorted(range(case["units"]), key=lambda one: rules.rank(salt, one, peer)),
+            case["order"],
+        )
+        return
+    ranks = {peer: rules.rank(salt, unit, bytes.fromhex(peer)).hex() for peer in case["ranks"]}
+    yield ranks, case["ranks"]
+    for peers, wanted, staying in case["meetings"]:
+        claiming = [list(ranks)[number] for number in peers]
+        first = sorted(claiming, key=ranks.__getitem__)[:wanted]
+        yield [peer in first for peer in claiming], staying
+
+
+def decisions(case: dict[str, Any]) -> Iterator[Any]:
+    given = (case["quorum"], case["replicas_max"], case["votes"], case["failures"])
+    names = ("state", "wanted", "attempt", "digest", "reason")
+    yield rules.decide(*given), [case[name] for name in names]
+
+
+def certificates(case: dict[str, Any]) -> Iterator[Any]:
+    job, manifest = rules.verified(case["manifest"])
+    yield job, case["job"]
+    known = dict(rules.verified(one) for one in case["frames"])
+    yield sorted(known), case["hashes"]
+    for one in case["certificates"]:
+        data = bytes.fromhex(one["encoding"])
+        yield rules.sha(data), one["sha256"]
+        yield (
+            rules.check_certificate(rules.decode(data, "certificate"), job, manifest, known),
+            one["verdict"],
+        )
+
+
+def reputation(case: dict[str, Any]) -> Iterator[Any]:
+    value = rules.score(case["agreed"], case["contradicted"])
+    yield [value.numerator, value.denominator], case["score"]
+    yield value >= Fraction(3, 10), case["votes"]
+
+
+FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
+    "identities": identities, "networks": networks, "cids": cids, "messages": messages,
+    "refused": refused, "sealed": sealed, "bundles": bundles, "jobs": jobs, "frames": frames,
+    "claims": claims, "decisions": decisions, "certificates": certificates,
+    "reputation": reputation,
+}  # fmt: skip
+
+
+def check_file(name: str, document: dict[str, Any]) -> list[str]:
+    """What does not agree in one file of vectors; empty if all does."""
+    wrong = []
+    for case in document["cases"]:
+        try:
+            for ours, theirs in FILES[name](case):
+                if ours != theirs:
+                    shown = f"{str(ours)[:80]} here, {str(theirs)[:80]} in the vector"
+                    wrong.append(f"{name}: {case['about']}: {shown}")
+        except Exception as error:
+            # A damaged vector may break anything; whatever it breaks is a disagreement.
+            wrong.append(f"{name}: {case['about']}: {type(error).__name__}: {str(error)[:80]}")
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    folder = Path(arguments[0]) if arguments else Path(__file__).parent / "vectors"
+    try:
+        documents = {
+            name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in FILES
+        }
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"The vectors in {folder} cannot be read: {error}\n")
+        return 2
+    wrong = [line for name, document in documents.items() for line in check_file(name, document)]
+    for line in wrong:
+        sys.stderr.write(line + "\n")
+    cases = sum(len(document["cases"]) for document in documents.values())
+    result = f"{len(wrong)} disagreements" if wrong else "all agree"
+    sys.stdout.write(f"checked {cases} vectors in {len(documents)} files: {result}\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

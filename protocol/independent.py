@@ -1,0 +1,442 @@
+"""A second implementation of the protocol's rules, small enough to be read in one go.
+
+Built from the chapters beside it on ``msgpack``, ``pynacl`` and the standard library alone: it
+imports nothing of p2pfleet, so that a mistake has to be made twice to stay unnoticed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from fractions import Fraction
+from math import prod
+from typing import Any
+from urllib.parse import quote
+
+import msgpack
+from nacl.exceptions import CryptoError
+from nacl.signing import VerifyKey
+
+Reader = Callable[[Any], Any]
+
+# ---- encoding.md: types and bounds -----------------------------------------------------------
+
+
+class Refused(Exception):
+    """What a reader must not take; ``rule`` is the name that ``encoding.md`` gives the reason."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+
+
+def need(condition: bool, rule: str) -> None:
+    if not condition:
+        raise Refused(rule)
+
+
+def whole(low: int, high: int) -> Reader:
+    def read(value: Any) -> int:
+        need(type(value) is int, "type")
+        need(low <= value <= high, "bound")
+        return int(value)
+
+    return read
+
+
+def octets(low: int, high: int) -> Reader:
+    def read(value: Any) -> str:
+        need(type(value) is bytes, "type")
+        need(low <= len(value) <= high, "bound")
+        return str(value.hex())
+
+    return read
+
+
+def text(low: int, high: int, pattern: str = "(?s).*") -> Reader:
+    def read(value: Any) -> str:
+        need(type(value) is str, "type")
+        need(low <= len(value) <= high and re.fullmatch(pattern, value) is not None, "bound")
+        return str(value)
+
+    return read
+
+
+def boolean(value: Any) -> bool:
+    need(type(value) is bool, "type")
+    return bool(value)
+
+
+def many(item: Reader, low: int, high: int) -> Reader:
+    def read(value: Any) -> list[Any]:
+        need(type(value) is list, "type")
+        need(low <= len(value) <= high, "bound")
+        return [item(one) for one in value]
+
+    return read
+
+
+def record(**fields: Reader) -> Reader:
+    def read(value: Any) -> dict[str, Any]:
+        need(type(value) is list, "type")
+        need(len(value) == len(fields), "fields")
+        return {name: field(one) for (name, field), one in zip(fields.items(), value, strict=True)}
+
+    return read
+
+
+def tagged(*variants: tuple[str | int, str, Reader]) -> Reader:
+    def read(value: Any) -> dict[str, Any]:
+        need(type(value) is list, "type")
+        need(len(value) > 0, "fields")
+        for tag, name, fields in variants:
+            if type(value[0]) is type(tag) and value[0] == tag:
+                return {"is": name, **fields(value[1:])}
+        raise Refused("tag")
+
+    return read
+
+
+HASH, CID, KEY_SIGNATURE = octets(32, 32), octets(36, 36), octets(64, 64)
+UNIT, COUNT, ATTEMPT = whole(0, 999_999), whole(0, 2**53 - 1), whole(0, 255)
+SIZE, DAY_MS = whole(0, 16 * 2**30), 24 * 3600 * 1000
+LIMITS = record(
+    memory_bytes=whole(2**20, 2**40), cpu_ms=whole(1, DAY_MS), output_bytes=whole(1, 2**32)
+)
+COMPARISON = tagged(("exact", "Exact", record()))
+STOP = tagged(("quorum", "FixedQuorum", record(quorum=whole(1, 32), replicas_max=whole(1, 64))))
+UNITS = many(UNIT, 1, 4096)
+ENTRY = tagged(
+    (1, "Claim", record(units=UNITS)),
+    (2, "Release", record(units=UNITS)),
+    (3, "Reveal", record(unit=UNIT, attempt=ATTEMPT, digest=HASH, length=SIZE)),
+    (4, "Failure", record(unit=UNIT, attempt=ATTEMPT, reason=text(0, 200))),
+)
+BODY = tagged(
+    ("p2pfleet/1/manifest", "Manifest", record(
+        network=HASH, publisher=HASH, name=text(1, 120), model=CID, model_bytes=SIZE, table=CID,
+        table_bytes=SIZE, units=whole(1, 1_000_000), total_bytes=whole(0, 2**50), limits=LIMITS,
+        comparison=COMPARISON, stop=STOP, shards=whole(1, 4096), lease_ms=whole(1000, DAY_MS),
+        issued_ms=COUNT, expires_ms=COUNT, salt=octets(16, 16))),
+    ("p2pfleet/1/closure", "Closure", record(
+        network=HASH, job=HASH, publisher=HASH, completed=boolean, issued_ms=COUNT)),
+    ("p2pfleet/1/peer", "PeerRecord", record(
+        network=HASH, peer=HASH, sequence=COUNT, issued_ms=COUNT, expires_ms=COUNT,
+        software=text(0, 64), roles=many(text(1, 16), 0, 4), slots=whole(0, 4096),
+        addresses=many(text(0, 200), 0, 8))),
+    ("p2pfleet/1/frame", "Frame", record(
+        network=HASH, job=HASH, author=HASH, incarnation=COUNT, sequence=COUNT,
+        entries=many(ENTRY, 1, 1024))),
+)  # fmt: skip
+SEALED = record(body=octets(1, 32 * 1024), signer=HASH, signature=KEY_SIGNATURE)
+VOTE = record(frame=HASH, index=whole(0, 1023))
+POSITION = record(author=HASH, incarnation=COUNT, next_sequence=COUNT)
+MESSAGE = tagged(
+    ("hello", "Hello", record(network=HASH, version=whole(0, 65535), record=SEALED)),
+    ("deliver", "Deliver", record(sealed=SEALED)),
+    ("jobs", "JobsSummary", record(open=many(HASH, 0, 512), closed=many(HASH, 0, 512))),
+    ("frames", "FramesSummary", record(job=HASH, positions=many(POSITION, 0, 1024))),
+)
+BLOB_MESSAGE = tagged(
+    ("want", "BlobRequest", record(network=HASH, cid=CID, offset=SIZE, length=SIZE)),
+    ("have", "BlobHeader", record(found=boolean, length=SIZE)),
+)
+NETWORK = tagged(
+    ("p2pfleet/1/network", "NetworkParameters",
+     record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean)),
+)  # fmt: skip
+TABLE = record(
+    packs=many(CID, 1, 1024),
+    units=many(
+        record(pack=whole(0, 1023), offset=SIZE, length=SIZE, sha256=HASH), 1, 1_000_000
+    ),
+)  # fmt: skip
+CERTIFICATE = record(job=HASH, unit=UNIT, attempt=ATTEMPT, digest=HASH, votes=many(VOTE, 1, 64))
+WIDTHS = {
+    "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2,
+    "uint32": 4, "uint64": 8, "float16": 2, "float32": 4, "float64": 8,
+}  # fmt: skip
+TENSOR = record(
+    name=text(1, 256), dtype=text(1, 7, "|".join(WIDTHS)),
+    shape=many(whole(0, 2**40 - 1), 0, 16), data=octets(0, 2**32 - 1),
+)  # fmt: skip
+
+
+def bundle(value: Any) -> list[Any]:
+    tensors: list[Any] = many(TENSOR, 0, 64)(value)
+    need(len({one["name"] for one in tensors}) == len(tensors), "bundle")
+    for one in tensors:
+        need(len(one["data"]) // 2 == prod(one["shape"]) * WIDTHS[one["dtype"]], "bundle")
+    return tensors
+
+
+# What is read, as what, and how long it may be.
+KINDS: dict[str, tuple[Reader, int]] = {
+    "body": (BODY, 32 * 1024), "entry": (ENTRY, 32 * 1024), "announcement": (SEALED, 8 * 1024),
+    "message": (MESSAGE, 64 * 1024), "blob message": (BLOB_MESSAGE, 256),
+    "network": (NETWORK, 1024), "table": (TABLE, 64 * 2**20), "bundle": (bundle, 16 * 2**30),
+    "certificate": (CERTIFICATE, 32 * 1024), "sealed": (SEALED, 64 * 1024),
+}  # fmt: skip
+
+
+def decode(data: bytes, kind: str) -> Any:
+    reader, limit = KINDS[kind]
+    need(len(data) <= limit, "size")
+    try:
+        raw = msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Refused("syntax") from error
+    value = reader(raw)
+    need(msgpack.packb(raw, use_bin_type=True) == data, "canonical")
+    return value
+
+
+# ---- identity.md -----------------------------------------------------------------------------
+
+ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+PEER_PREFIX, CID_PREFIX = bytes.fromhex("002408011220"), bytes.fromhex("01551220")
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def peer_text(key: bytes) -> str:
+    # The multihash begins with one zero byte, which base58 writes as one "1".
+    number, digits = int.from_bytes(PEER_PREFIX + key, "big"), ""
+    while number:
+        number, rest = divmod(number, 58)
+        digits = ALPHABET[rest] + digits
+    return "1" + digits
+
+
+def parse_peer(given: str) -> bytes:
+    need(1 < len(given) <= 80 and set(given) <= set(ALPHABET), "text")
+    number = 0
+    for letter in given:
+        number = number * 58 + ALPHABET.index(letter)
+    key = (number % 2**256).to_bytes(32, "big")
+    need(peer_text(key) == given, "text")
+    return key
+
+
+def cid_text(cid: bytes) -> str:
+    return "b" + base64.b32encode(cid).decode().lower().rstrip("=")
+
+
+def parse_cid(given: str) -> bytes:
+    need(re.fullmatch("b[a-z2-7]{58}", given) is not None, "text")
+    cid = base64.b32decode(given[1:].upper() + "======")
+    need(cid.startswith(CID_PREFIX) and cid_text(cid) == given, "text")
+    return cid
+
+
+def open_sealed(sealed: dict[str, Any]) -> dict[str, Any]:
+    """The body inside, once it is shown that the one it names signed it."""
+    body, signer = bytes.fromhex(sealed["body"]), bytes.fromhex(sealed["signer"])
+    try:
+        VerifyKey(signer).verify(b"p2pfleet-signed-1:" + body, bytes.fromhex(sealed["signature"]))
+    except (CryptoError, ValueError) as error:
+        raise Refused("signature") from error
+    value: dict[str, Any] = decode(body, "body")
+    named = {"Manifest": "publisher", "Closure": "publisher", "PeerRecord": "peer",
+             "Frame": "author"}  # fmt: skip
+    need(value[named[value["is"]]] == sealed["signer"], "signer")
+    return value
+
+
+def verified(given: str) -> tuple[str, dict[str, Any]]:
+    """Hash and body of a sealed body in hexadecimal."""
+    sealed = decode(bytes.fromhex(given), "sealed")
+    return sha(bytes.fromhex(sealed["body"])), open_sealed(sealed)
+
+
+def network_id(name: str, testnet: bool) -> str:
+    return sha(msgpack.packb(["p2pfleet/1/network", name, testnet]))
+
+
+# ---- jobs.md, frames.md ----------------------------------------------------------------------
+
+SKEW_MS, LIFE_MS = 120_000, 30 * DAY_MS
+
+
+def judge_manifest(manifest: dict[str, Any], network: str, wall_ms: int) -> str:
+    issued, expires, stop = manifest["issued_ms"], manifest["expires_ms"], manifest["stop"]
+    checks = (
+        (manifest["network"] != network, "reject network"),
+        (expires <= issued, "reject order"),
+        (expires - issued > LIFE_MS, "reject life"),
+        (stop["replicas_max"] < stop["quorum"], "reject quorum"),
+        (expires + SKEW_MS < wall_ms, "ignore expired"),
+        (issued - SKEW_MS > wall_ms, "ignore future"),
+        (manifest["shards"] != 1, "ignore shards"),
+    )
+    return next((verdict for failed, verdict in checks if failed), "accept")
+
+
+def judge_closure(closure: dict[str, Any], manifest: dict[str, Any]) -> str:
+    if closure["network"] != manifest["network"]:
+        return "reject network"
+    return "accept" if closure["publisher"] == manifest["publisher"] else "reject publisher"
+
+
+def judge_frame(frame: dict[str, Any], manifest: dict[str, Any]) -> str:
+    if frame["network"] != manifest["network"]:
+        return "reject network"
+    if frame["author"] == manifest["publisher"]:
+        return "reject publisher"
+    units = [unit for one in frame["entries"] for unit in one.get("units", [one.get("unit")])]
+    return "accept" if max(units) < manifest["units"] else "reject unit"
+
+
+def judge_table(data: bytes, manifest: dict[str, Any]) -> str:
+    if len(data) != manifest["table_bytes"] or CID_PREFIX.hex() + sha(data) != manifest["table"]:
+        return "refuse content"
+    try:
+        table = decode(data, "table")
+    except Refused:
+        return "refuse encoding"
+    if len(table["units"]) != manifest["units"]:
+        return "refuse units"
+    if sum(unit["length"] for unit in table["units"]) != manifest["total_bytes"]:
+        return "refuse total"
+    if any(unit["pack"] >= len(table["packs"]) for unit in table["units"]):
+        return "refuse pack"
+    good = all(pack.startswith(CID_PREFIX.hex()) for pack in table["packs"])
+    return "accept" if good else "refuse cid"
+
+
+class FrameLog:
+    """Which frames of a job are here; the same rules as in ``frames.md``."""
+
+    def __init__(self, units: int, leases: int) -> None:
+        self.budget = 256 + 8 * units + 128 * leases
+        self.next: dict[tuple[str, int], int] = {}
+        self.ahead: dict[tuple[str, int], set[int]] = {}
+        self.written: dict[str, int] = {}
+
+    def admit(self, author: str, incarnation: int, sequence: int, entries: int) -> str:
+        key = (author, incarnation)
+        here, ahead = self.next.get(key, 0), self.ahead.setdefault(key, set())
+        if sequence < here or sequence in ahead:
+            return "ignore known"
+        if sequence - here > 1024 or len(ahead) >= 1024:
+            return "ignore ahead"
+        if key not in self.next and len(self.next) >= 1024:
+            return "ignore authors"
+        if self.written.get(author, 0) + entries > self.budget:
+            return "ignore budget"
+        self.written[author] = self.written.get(author, 0) + entries
+        ahead.add(sequence)
+        while here in ahead:
+            ahead.remove(here)
+            here += 1
+        self.next[key] = here
+        return "accept"
+
+    def missing(self, peer: str, theirs: list[list[Any]]) -> list[list[Any]]:
+        have = {(author, incarnation): at for author, incarnation, at in theirs}
+        room, replies = 128, []
+        for (author, incarnation), end in sorted(self.next.items()):
+            first = have.get((author, incarnation), 0)
+            last = min(end, first + room)
+            if author != peer and first < last:
+                room -= last - first
+                replies.append([author, incarnation, first, last])
+        return replies
+
+
+# ---- claims.md, certificates.md, reputation.md -----------------------------------------------
+
+
+def rank(salt: bytes, unit: int, peer: bytes) -> bytes:
+    return hashlib.sha256(salt + struct.pack(">Q", unit) + peer).digest()
+
+
+def decide(quorum: int, replicas_max: int, votes: list[str], failures: list[str]) -> list[Any]:
+    """State, further replicas wanted, attempt, the digest that won, the reason of a failure."""
+    counts = [*sorted((votes.count(one) for one in set(votes)), reverse=True), 0, 0]
+    first, second = counts[:2]
+    attempt = max(0, second - quorum + 1)
+    replicas = len(votes) + len(failures)
+    if first >= quorum + attempt:
+        return ["certified", 0, attempt, max(votes, key=votes.count), None]
+    exhausted = replicas >= replicas_max
+    hopeless = len(failures) >= quorum and not votes
+    if hopeless or (exhausted and failures and len(failures) >= first):
+        reason = min(set(failures), key=lambda one: (-failures.count(one), one))
+        return ["failed", 0, 0, None, reason]
+    if exhausted:
+        return ["failed", 0, 0, None, None]
+    wanted = min(quorum + attempt - first, replicas_max - replicas)
+    return ["contested" if attempt else "open", wanted, attempt, None, None]
+
+
+def check_certificate(
+    certificate: dict[str, Any],
+    job: str,
+    manifest: dict[str, Any],
+    frames: dict[str, dict[str, Any]],
+) -> str:
+    if certificate["job"] != job:
+        return "job"
+    if certificate["unit"] >= manifest["units"]:
+        return "unit"
+    voters = set()
+    for vote in certificate["votes"]:
+        frame = frames.get(vote["frame"])
+        if frame is None:
+            return "frame"
+        if frame["job"] != job or frame["network"] != manifest["network"]:
+            return "elsewhere"
+        if vote["index"] >= len(frame["entries"]):
+            return "index"
+        entry = frame["entries"][vote["index"]]
+        if entry["is"] != "Reveal":
+            return "no vote"
+        if (entry["unit"], entry["digest"]) != (certificate["unit"], certificate["digest"]):
+            return "other vote"
+        if frame["author"] == manifest["publisher"]:
+            return "publisher"
+        voters.add(frame["author"])
+    needed = manifest["stop"]["quorum"] + certificate["attempt"]
+    return "holds" if len(voters) >= needed else "voters"
+
+
+def score(agreed: int, contradicted: int) -> Fraction:
+    return Fraction(agreed + 1, agreed + contradicted + 2)
+
+
+# ---- results.md ------------------------------------------------------------------------------
+
+
+def outputs_file(tensors: list[dict[str, Any]]) -> bytes:
+    """``outputs/NNNNNN.npz`` for a bundle."""
+    members, directory = b"", b""
+    for one in tensors:
+        width = WIDTHS[one["dtype"]]
+        kind = f"{'|' if width == 1 else '<'}{one['dtype'][0]}{width}"
+        shape = tuple(one["shape"])
+        head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+        head += b" " * (-(len(head) + 11) % 64) + b"\n"
+        content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
+        content += bytes.fromhex(one["data"])
+        name = quote(one["name"], safe="").encode() + b".npy"
+        size, sum_ = len(content), zlib.crc32(content)
+        common = struct.pack("<5H3IH", 45, 0, 0, 0, 33, sum_, 2**32 - 1, 2**32 - 1, len(name))
+        directory += b"PK\x01\x02" + struct.pack("<H", 3 << 8 | 45) + common
+        directory += struct.pack("<4H2I", 28, 0, 0, 0, 0o100644 << 16, 2**32 - 1) + name
+        directory += struct.pack("<2H3Q", 1, 24, size, size, len(members))
+        members += b"PK\x03\x04" + common + struct.pack("<H", 20) + name
+        members += struct.pack("<2H2Q", 1, 16, size, size) + content
+    count, end = len(tensors), len(members) + len(directory)
+    tail = b"PK\x06\x06" + struct.pack(
+        "<Q2H2I4Q", 44, 3 << 8 | 45, 45, 0, 0, count, count, len(directory), len(members)
+    )
+    tail += b"PK\x06\x07" + struct.pack("<IQI", 0, end, 1)
+    tail += b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, count, count, len(directory), 2**32 - 1, 0)
+    return members + directory + tail

@@ -1,0 +1,228 @@
+"""Vectors of ``identity.md`` and ``encoding.md``: names, canonical bytes, signatures."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import msgspec
+from samples import (
+    ALICE,
+    BASE,
+    BOB,
+    VALID_BODIES,
+    VALID_OTHERS,
+    frame,
+    seed_of,
+)
+
+from p2pfleet.adapters.inputs.outputs import outputs_path, write_outputs
+from p2pfleet.core.model.ids import (
+    PeerId,
+    cid_of,
+    cid_text,
+    peer_text,
+    sha256,
+)
+from p2pfleet.core.model.network import NetworkParameters, network_id
+from p2pfleet.core.wire.codec import encode
+from p2pfleet.core.wire.messages import (
+    SIGNATURE_PREFIX,
+    Release,
+    Sealed,
+)
+from p2pfleet.core.wire.names import announcements_topic, rendezvous_key
+from p2pfleet.core.wire.tensors import Tensor, digest_of, encode_bundle
+
+Case = dict[str, Any]
+ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+
+
+def described(value: Any) -> Any:
+    """A message as JSON: bytes in hexadecimal, structs by field, tagged ones with their name."""
+    match value:
+        case msgspec.Struct():
+            config = value.__struct_config__
+            named = {} if config.tag is None else {"is": type(value).__name__}
+            fields = {name: described(getattr(value, name)) for name in value.__struct_fields__}
+            return named | fields
+        case bytes():
+            return value.hex()
+        case tuple() | list():
+            return [described(one) for one in value]
+        case _:
+            return value
+
+
+def hashed(data: bytes) -> Case:
+    return {"encoding": data.hex(), "sha256": sha256(data).hex()}
+
+
+def identities() -> Iterable[Case]:
+    for name in ("publisher", "alice", "bob"):
+        seed = seed_of(name)
+        key = BASE[name].peer
+        yield {
+            "about": f"the key of {name}",
+            "seed": seed.hex(),
+            "public_key": key.hex(),
+            "peer_id": peer_text(key),
+        }
+    good = peer_text(ALICE.peer)
+    for about, given in (
+        ("empty", ""),
+        ("a letter that base58 does not have", good[:-1] + "0"),
+        ("one letter too few", good[:-1]),
+        ("one letter too many", good + "1"),
+        ("a zero byte in front", "1" + good),
+        ("the SHA-256 multihash of an RSA key", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"),
+        ("longer than 80 letters", good + "2" * 40),
+    ):
+        yield {"about": about, "refused": given}
+
+
+def networks() -> Iterable[Case]:
+    for name, testnet in (
+        ("main", False), ("main", True), ("a", False), ("0.lab-7.example", False), ("x" * 64, True)
+    ):  # fmt: skip
+        parameters = NetworkParameters(name, testnet)
+        network = network_id(parameters)
+        yield {
+            "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}",
+            "name": name,
+            "testnet": testnet,
+            "encoding": encode(parameters).hex(),
+            "id": network.hex(),
+            "topic": announcements_topic(network),
+            "rendezvous_key": rendezvous_key(network).hex(),
+        }
+    for about, name in (
+        ("empty name", ""), ("65 letters", "x" * 65), ("a capital", "Main"), ("a space", "a b"),
+        ("begins with a dash", "-a"), ("begins with a dot", ".a"), ("an umlaut", "m\u00e4in"),
+    ):  # fmt: skip
+        yield {"about": about, "name": name, "testnet": False, "refused": "bound"}
+
+
+def cids() -> Iterable[Case]:
+    for about, content in (("nothing", b""), ("some text", b"p2pfleet"), ("a byte", b"\x00")):
+        cid = cid_of(content)
+        yield {
+            "about": about,
+            "content": content.hex(),
+            "cid": cid.hex(),
+            "text": cid_text(cid),
+        }
+    good = cid_text(cid_of(b""))
+    for about, given in (
+        ("empty", ""),
+        ("another multibase", "z" + good[1:]),
+        ("a digit that base32 does not have", good[:-1] + "1"),
+        ("cut short", good[:-8]),
+        ("version 0", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"),
+        ("the dag-pb codec", "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"),
+    ):
+        yield {"about": about, "refused": given}
+
+
+def messages() -> Iterable[Case]:
+    for kind, about, value in (*VALID_BODIES, *VALID_OTHERS):
+        yield {
+            "about": about,
+            "kind": kind,
+            "value": described(value),
+            **hashed(encode(value)),
+        }
+
+
+def bundles() -> Iterable[Case]:
+    for about, tensors in (
+        ("no tensor at all", ()),
+        ("one float32 matrix", (Tensor("scores", "float32", (2, 2), bytes(range(16))),)),
+        ("a scalar", (Tensor("mean", "float64", (), bytes(8)),)),
+        ("an empty axis", (Tensor("boxes", "int64", (0, 4), b""),)),
+        (
+            "several, and a name that no file may have",
+            (
+                Tensor("a/b:0", "uint8", (3,), b"\x01\x02\x03"),
+                Tensor("\u00fcber", "bool", (2, 1), b"\x01\x00"),
+                Tensor("half", "float16", (1,), b"\x00\x3c"),
+            ),
+        ),
+    ):
+        data = encode_bundle(tensors)
+        case = {
+            "about": about,
+            "tensors": described(tensors),
+            "encoding": data.hex(),
+            "digest": digest_of(data).hex(),
+        }
+        yield case | ({"file": _outputs_file(data)} if tensors else {})
+
+
+def _outputs_file(bundle: bytes) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        write_outputs(Path(folder), 0, bundle)
+        return outputs_path(Path(folder), 0).read_bytes().hex()
+
+
+def _sealed(about: str, sealed: Sealed, rule_: str | None) -> Case:
+    return {
+        "about": about,
+        **hashed(encode(sealed)),
+        "hash": sealed.hash.hex(),
+        "rule": rule_,
+    }
+
+
+def sealed_bodies() -> Iterable[Case]:
+    for _, about, body in VALID_BODIES:
+        named = next(
+            getattr(body, name) for name in ("publisher", "peer", "author") if hasattr(body, name)
+        )
+        signer = next(one for one in BASE.values() if one.peer == named)
+        yield _sealed(about, signer.seal(body), None)
+    good = ALICE.seal(frame(ALICE, [Release((1,))]))
+    bare = good.body
+    key = ALICE._key
+    flipped = good.signature[:-1] + bytes([good.signature[-1] ^ 1])
+    scalar = int.from_bytes(good.signature[32:], "little") + ED25519_ORDER
+    stretched = good.signature[:32] + scalar.to_bytes(32, "little")
+    # With this key, whose order is 1, and this signature everything would verify in an
+    # implementation that does not refuse keys of small order.
+    small = bytes([1]) + bytes(31)
+    yield _sealed("a bit of the signature flipped", _with(good, signature=flipped), "signature")
+    yield _sealed("signed without the prefix", _signed(key, bare, b""), "signature")
+    yield _sealed(
+        "signed for another version", _signed(key, bare, b"p2pfleet-signed-2:"), "signature"
+    )
+    yield _sealed("the body changed after signing",
+                  _with(good, body=bare[:-1] + b"\x02"), "signature")  # fmt: skip
+    yield _sealed("another signer's key beside it", _with(good, signer=BOB.peer), "signature")
+    yield _sealed(
+        "the scalar plus the group's order", _with(good, signature=stretched), "signature"
+    )
+    yield _sealed(
+        "a key of small order", Sealed(bare, PeerId(small), small + bytes(32)), "signature"
+    )
+    yield _sealed("signed by somebody it does not name", BOB.seal(frame(ALICE, [Release((1,))])),
+                  "signer")  # fmt: skip
+    raw = msgpack.unpackb(bare)
+    for about, changed, rule_ in (
+        ("version 2 of a frame", ["p2pfleet/2/frame", *raw[1:]], "tag"),
+        ("a frame of another domain", ["otherfleet/1/frame", *raw[1:]], "tag"),
+        ("a frame without entries", [*raw[:-1], []], "bound"),
+    ):
+        yield _sealed(about, _signed(key, msgpack.packb(changed), SIGNATURE_PREFIX), rule_)
+    wide = bare[:-1] + b"\xcc\x01"
+    yield _sealed("a body that is not canonical", _signed(key, wide, SIGNATURE_PREFIX), "canonical")
+
+
+def _with(sealed: Sealed, **changes: Any) -> Sealed:
+    return msgspec.structs.replace(sealed, **changes)
+
+
+def _signed(key: Any, body: bytes, prefix: bytes) -> Sealed:
+    return Sealed(body, ALICE.peer, key.sign(prefix + body).signature)

@@ -1,0 +1,45 @@
+"""Writes the vectors anew from p2pfleet's own code, with keys from fixed seeds.
+
+    python protocol/vectors/generate.py [FOLDER]
+
+The same code gives the same bytes. What stands in the vectors is decided by the chapters: a change
+here that changes a file is a change of the protocol and travels with its chapter.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import canonical
+import outcomes
+import refusals
+import verdicts
+
+
+def main(arguments: list[str]) -> None:
+    folder = Path(arguments[0]) if arguments else Path(__file__).parent
+    for name, chapter, cases in (
+        ("identities", "identity.md", canonical.identities()),
+        ("networks", "identity.md", canonical.networks()),
+        ("cids", "encoding.md", canonical.cids()),
+        ("messages", "encoding.md", canonical.messages()),
+        ("refused", "encoding.md", refusals.refusals()),
+        ("sealed", "identity.md", canonical.sealed_bodies()),
+        ("bundles", "encoding.md", canonical.bundles()),
+        ("jobs", "jobs.md", verdicts.jobs()),
+        ("frames", "frames.md", verdicts.frames()),
+        ("claims", "claims.md", outcomes.claiming()),
+        ("decisions", "certificates.md", outcomes.decisions()),
+        ("certificates", "certificates.md", outcomes.certificates()),
+        ("reputation", "reputation.md", outcomes.reputation()),
+    ):
+        # A line a case: a change of the protocol shows as the lines that it changes.
+        lines = ",\n".join(json.dumps(case) for case in cases)
+        content = f'{{"chapter": "{chapter}", "cases": [\n{lines}\n]}}\n'
+        (folder / f"{name}.json").write_text(content, "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

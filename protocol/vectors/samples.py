@@ -1,0 +1,158 @@
+"""The people, the job and the messages that the vectors are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from p2pfleet.core.model.ids import Digest, PeerId, cid_of, sha256
+from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
+from p2pfleet.core.model.network import NetworkParameters, network_id
+from p2pfleet.core.wire.codec import encode
+from p2pfleet.core.wire.messages import (
+    AuthorPosition,
+    BlobHeader,
+    BlobRequest,
+    Certificate,
+    Claim,
+    Closure,
+    Deliver,
+    Entry,
+    Failure,
+    Frame,
+    FrameHash,
+    FramesSummary,
+    Hello,
+    JobId,
+    JobsSummary,
+    Manifest,
+    PeerRecord,
+    Release,
+    Reveal,
+    VoteRef,
+    job_id,
+)
+from p2pfleet.runtime.signing import Signer
+
+GIB = 2**30
+DAY_MS = 24 * 3600 * 1000
+ISSUED_MS = 1_800_000_000_000
+
+
+def seed_of(name: str) -> bytes:
+    """The seed of a sample key: anybody can make it, so it is good for nothing else."""
+    return sha256(b"p2pfleet vectors: " + name.encode())
+
+
+BASE = {
+    name: Signer(seed_of(name))
+    for name in ("publisher", "alice", "bob", "carol", "dave", "erin", "mallory")
+}
+PUBLISHER, ALICE, BOB, CAROL, DAVE, ERIN, MALLORY = BASE.values()
+NETWORK = NetworkParameters("vectors", True)
+OTHER_NETWORK = NetworkParameters("elsewhere", True)
+ID = network_id(NETWORK)
+SALT = bytes(range(16))
+PACK = bytes(range(80))
+TABLE = UnitTable(
+    (cid_of(PACK),),
+    tuple(UnitInput(0, 10 * at, 10, Digest(sha256(PACK[10 * at :][:10]))) for at in range(8)),
+)
+MANIFEST = Manifest(
+    network=ID,
+    publisher=PUBLISHER.peer,
+    name="digits, first try",
+    model=cid_of(b"a model"),
+    model_bytes=7,
+    table=cid_of(encode(TABLE)),
+    table_bytes=len(encode(TABLE)),
+    units=len(TABLE.units),
+    total_bytes=len(PACK),
+    limits=Limits(512 * 2**20, 60_000, 2**20),
+    comparison=Exact(),
+    stop=FixedQuorum(2, 5),
+    shards=1,
+    lease_ms=60_000,
+    issued_ms=ISSUED_MS,
+    expires_ms=ISSUED_MS + DAY_MS,
+    salt=SALT,
+)
+JOB = job_id(PUBLISHER.seal(MANIFEST))
+
+
+def frame(author: Signer, entries: Sequence[Entry], sequence: int = 0) -> Frame:
+    """A frame of the sample job."""
+    return Frame(ID, JOB, author.peer, ISSUED_MS + 5, sequence, tuple(entries))
+
+
+_LEAST = Manifest(
+    network=ID, publisher=PUBLISHER.peer, name="x", model=cid_of(b""), model_bytes=0,
+    table=cid_of(b""), table_bytes=0, units=1, total_bytes=0, limits=Limits(2**20, 1, 1),
+    comparison=Exact(), stop=FixedQuorum(1, 1), shards=1, lease_ms=1000, issued_ms=0, expires_ms=0,
+    salt=bytes(16),
+)  # fmt: skip
+_MOST = Manifest(
+    network=ID, publisher=PUBLISHER.peer, name="\U0001f697" * 120, model=cid_of(b""),
+    model_bytes=16 * GIB, table=cid_of(b""), table_bytes=16 * GIB, units=1_000_000,
+    total_bytes=2**50, limits=Limits(2**40, DAY_MS, 2**32), comparison=Exact(),
+    stop=FixedQuorum(32, 64), shards=4096, lease_ms=DAY_MS, issued_ms=2**53 - 1,
+    expires_ms=2**53 - 1, salt=b"\xff" * 16,
+)  # fmt: skip
+_ANSWER = Digest(sha256(b"answer"))
+_EVERYTHING: tuple[Entry, ...] = (
+    Claim((0, 1, 2)),
+    Release((2,)),
+    Reveal(0, 0, _ANSWER, 123),
+    Failure(1, 0, "memory: more than 512 MiB"),
+)
+RECORD = PeerRecord(
+    network=ID, peer=ALICE.peer, sequence=ISSUED_MS, issued_ms=ISSUED_MS,
+    expires_ms=ISSUED_MS + 3_600_000, software="p2pfleet/0.1.0", roles=("volunteer",), slots=2,
+    addresses=("/ip4/203.0.113.7/tcp/4001/p2p/12D3KooWExample",),
+)  # fmt: skip
+SEALED_RECORD = ALICE.seal(RECORD)
+
+VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
+    ("body", "a manifest", MANIFEST),
+    ("body", "a manifest, everything at its least", _LEAST),
+    ("body", "a manifest, everything at its most", _MOST),
+    ("body", "a closure: complete", Closure(ID, JOB, PUBLISHER.peer, True, ISSUED_MS + 9)),
+    ("body", "a closure: cancelled", Closure(ID, JOB, PUBLISHER.peer, False, 0)),
+    ("body", "a peer record", RECORD),
+    ("body", "a peer record, everything at its least",
+     PeerRecord(ID, BOB.peer, 0, 0, 0, "", (), 0, ())),
+    ("body", "a peer record, everything at its most",
+     PeerRecord(ID, BOB.peer, 2**53 - 1, 2**53 - 1, 2**53 - 1, "s" * 64, ("r" * 16,) * 4, 4096,
+                ("a" * 200,) * 8)),
+    ("body", "a frame with an entry of each kind", frame(ALICE, _EVERYTHING)),
+    ("body", "a frame, everything at its most",
+     Frame(ID, JOB, BOB.peer, 2**53 - 1, 2**53 - 1, (Failure(999_999, 255, "\u00fc" * 200),))),
+)  # fmt: skip
+VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
+    ("entry", "a claim", Claim((7,))),
+    ("entry", "a claim of 4096 units", Claim(tuple(range(4096)))),
+    ("entry", "units in any order, even twice", Claim((3, 1, 3))),
+    ("entry", "integers of every width", Claim((0, 127, 128, 255, 256, 65_535, 65_536, 999_999))),
+    ("entry", "a release", Release((0,))),
+    ("entry", "a reveal", Reveal(5, 1, _ANSWER, 16 * GIB)),
+    ("entry", "an empty output", Reveal(5, 0, _ANSWER, 0)),
+    ("entry", "a failure without words", Failure(5, 0, "")),
+    ("entry", "a text of 31 bytes", Failure(5, 0, "r" * 31)),
+    ("entry", "a text of 32 bytes", Failure(5, 0, "r" * 32)),
+    ("sealed", "a sealed peer record", SEALED_RECORD),
+    ("certificate", "a certificate", Certificate(JOB, 3, 0, _ANSWER, (
+        VoteRef(FrameHash(sha256(b"1")), 0), VoteRef(FrameHash(sha256(b"2")), 1023)))),
+    ("message", "hello", Hello(ID, 1, SEALED_RECORD)),
+    ("message", "deliver", Deliver(BOB.seal(frame(BOB, [Release((1,))])))),
+    ("message", "a jobs summary of nothing", JobsSummary((), ())),
+    ("message", "a jobs summary", JobsSummary((JOB,), (JobId(sha256(b"old")),))),
+    ("message", "a frames summary of nothing", FramesSummary(JOB, ())),
+    ("message", "a frames summary", FramesSummary(JOB, (
+        AuthorPosition(ALICE.peer, ISSUED_MS, 4), AuthorPosition(PeerId(BOB.peer), 0, 2**53 - 1)))),
+    ("blob message", "a request", BlobRequest(ID, cid_of(PACK), 10, 20)),
+    ("blob message", "a request for everything there can be",
+     BlobRequest(ID, cid_of(PACK), 16 * GIB, 16 * GIB)),
+    ("blob message", "found", BlobHeader(True, 20)),
+    ("blob message", "not found", BlobHeader(False, 0)),
+    ("table", "a unit table", TABLE),
+)  # fmt: skip

@@ -1,0 +1,260 @@
+"""Vectors of ``jobs.md`` and ``frames.md``: what is taken, ignored, rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from samples import (
+    ALICE,
+    JOB,
+    MALLORY,
+    MANIFEST,
+    NETWORK,
+    OTHER_NETWORK,
+    PUBLISHER,
+    TABLE,
+    frame,
+)
+
+from p2pfleet.core.errors import Accept, Verdict
+from p2pfleet.core.machines.frames import FrameLog
+from p2pfleet.core.model.ids import (
+    Digest,
+    PeerId,
+    cid_of,
+    sha256,
+)
+from p2pfleet.core.model.job import FixedQuorum, UnitTable
+from p2pfleet.core.model.network import network_id
+from p2pfleet.core.rules import admission
+from p2pfleet.core.wire.codec import encode
+from p2pfleet.core.wire.messages import (
+    AuthorPosition,
+    Claim,
+    Closure,
+    Failure,
+    Frame,
+    Release,
+    Reveal,
+    job_id,
+)
+
+Case = dict[str, Any]
+
+
+def _verdict(verdict: Verdict, check: str) -> str:
+    return "accept" if isinstance(verdict, Accept) else f"{type(verdict).__name__.lower()} {check}"
+
+
+def jobs() -> Iterable[Case]:
+    replace = msgspec.structs.replace
+    issued, expires = MANIFEST.issued_ms, MANIFEST.expires_ms
+    month = 30 * 24 * 3600 * 1000
+    manifests: list[tuple[str, str, Any, bool, int]] = [
+        ("in time", "", MANIFEST, False, issued),
+        ("another network", "network", MANIFEST, True, issued),
+        ("expires when issued", "order", replace(MANIFEST, expires_ms=issued), False, issued),
+        ("30 days", "", replace(MANIFEST, expires_ms=issued + month), False, issued),
+        ("a millisecond more", "life", replace(MANIFEST, expires_ms=issued + month + 1), False,
+         issued),
+        ("as many replicas as votes", "", replace(MANIFEST, stop=FixedQuorum(3, 3)), False, issued),
+        ("fewer replicas than votes", "quorum", replace(MANIFEST, stop=FixedQuorum(3, 2)), False,
+         issued),
+        ("fewer replicas, and expired", "quorum", replace(MANIFEST, stop=FixedQuorum(3, 2)), False,
+         expires * 2),
+        ("expired by two minutes", "", MANIFEST, False, expires + 120_000),
+        ("expired by more", "expired", MANIFEST, False, expires + 120_001),
+        ("two minutes early", "", MANIFEST, False, issued - 120_000),
+        ("earlier", "future", MANIFEST, False, issued - 120_001),
+        ("two shards", "shards", replace(MANIFEST, shards=2), False, issued),
+    ]  # fmt: skip
+    for about, check, manifest, elsewhere, wall_ms in manifests:
+        network = OTHER_NETWORK if elsewhere else NETWORK
+        verdict = admission.judge_manifest(manifest, network_id(network), wall_ms)
+        sealed = PUBLISHER.seal(manifest)
+        yield {
+            "about": f"manifest: {about}",
+            "judged": "manifest",
+            "manifest": encode(sealed).hex(),
+            "job": job_id(sealed).hex(),
+            "network": {"name": network.name, "testnet": network.testnet},
+            "wall_ms": wall_ms,
+            "verdict": _verdict(verdict, check),
+        }
+    own = PUBLISHER.seal(MANIFEST)
+    shared = {"manifest": encode(own).hex(), "job": job_id(own).hex()}
+    elsewhere = network_id(OTHER_NETWORK)
+    closure = Closure(MANIFEST.network, JOB, PUBLISHER.peer, True, issued + 1)
+    for about, check, signer, body in (
+        ("by the publisher", "", PUBLISHER, closure),
+        ("cancelled", "", PUBLISHER, replace(closure, completed=False)),
+        ("another network", "network", PUBLISHER, replace(closure, network=elsewhere)),
+        ("by somebody else", "publisher", MALLORY, replace(closure, publisher=MALLORY.peer)),
+    ):
+        sealed = signer.seal(body)
+        yield {
+            "about": f"closure: {about}",
+            "judged": "closure",
+            **shared,
+            "sealed": encode(sealed).hex(),
+            "hash": sealed.hash.hex(),
+            "verdict": _verdict(admission.judge_closure(body, MANIFEST), check),
+        }
+    last = MANIFEST.units - 1
+    for about, verdict_, signer, written in (
+        ("the last unit", "accept", ALICE, frame(ALICE, [Claim((0, last))])),
+        ("another network", "reject network", ALICE,
+         replace(frame(ALICE, [Claim((0,))]), network=elsewhere)),
+        ("by the publisher", "reject publisher", PUBLISHER, frame(PUBLISHER, [Claim((0,))])),
+        ("claims a unit that is not there", "reject unit", ALICE,
+         frame(ALICE, [Claim((0, last + 1))])),
+        ("releases one", "reject unit", ALICE, frame(ALICE, [Release((last + 1,))])),
+        ("reveals one", "reject unit", ALICE,
+         frame(ALICE, [Claim((0,)), Reveal(last + 1, 0, Digest(bytes(32)), 1)])),
+        ("fails one", "reject unit", ALICE, frame(ALICE, [Failure(last + 1, 0, "model: no")])),
+    ):  # fmt: skip
+        sealed = signer.seal(written)
+        yield {
+            "about": f"frame: {about}",
+            "judged": "frame",
+            **shared,
+            "sealed": encode(sealed).hex(),
+            "hash": sealed.hash.hex(),
+            "verdict": verdict_,
+        }
+    yield from _tables()
+
+
+def _tables() -> Iterable[Case]:
+    replace = msgspec.structs.replace
+    data = encode(TABLE)
+    unit = TABLE.units[0]
+    stray = replace(TABLE, units=(*TABLE.units[:-1], replace(unit, pack=1)))
+    wrong_cid = UnitTable((b"\x01\x70" + TABLE.packs[0][2:],), TABLE.units)  # type: ignore[arg-type]
+    for about, verdict, given, promised in (
+        ("as promised", "accept", data, {}),
+        ("other bytes", "refuse content", data, {"table": cid_of(b"other")}),
+        ("other length", "refuse content", data, {"table_bytes": len(data) + 1}),
+        ("not canonical", "refuse encoding", data + b"\x00", None),
+        ("another number of units", "refuse units", data, {"units": MANIFEST.units + 1}),
+        ("another sum of lengths", "refuse total", data, {"total_bytes": 1}),
+        ("a pack that is not listed", "refuse pack", encode(stray), None),
+        ("a pack that is no raw SHA-256 CID", "refuse cid", encode(wrong_cid), None),
+    ):  # fmt: skip
+        fitting = {"table": cid_of(given), "table_bytes": len(given)}
+        sealed = PUBLISHER.seal(replace(MANIFEST, **(fitting if promised is None else promised)))
+        yield {
+            "about": f"table: {about}",
+            "judged": "table",
+            "manifest": encode(sealed).hex(),
+            "job": job_id(sealed).hex(),
+            "table": given.hex(),
+            "sha256": sha256(given).hex(),
+            "verdict": verdict,
+        }
+
+
+def frames() -> Iterable[Case]:
+    """Arrivals are [author, incarnation, first sequence, how many, entries each, verdict]."""
+    yield _log("in order", 8, [["A", 1, 0, 3, 1, "accept"]], [["B", []], ["A", []]])
+    yield _log(
+        "a gap, filled later",
+        8,
+        [
+            ["A", 1, 2, 1, 1, "accept"],
+            ["A", 1, 2, 1, 1, "ignore known"],
+            ["A", 1, 0, 1, 1, "accept"],
+            ["A", 1, 0, 1, 1, "ignore known"],
+            ["A", 1, 1, 1, 1, "accept"],
+            ["A", 1, 2, 1, 1, "ignore known"],
+        ],
+        [["B", [["A", 1, 1]]], ["B", [["A", 1, 3]]], ["B", [["A", 1, 9]]]],
+    )
+    yield _log(
+        "what lies ahead is not offered",
+        8,
+        [["A", 1, 0, 1, 1, "accept"], ["A", 1, 5, 1, 1, "accept"]],
+        [["B", []], ["B", [["A", 1, 1]]]],
+    )
+    yield _log(
+        "1024 ahead, and one more",
+        8,
+        [["A", 1, 1024, 1, 1, "accept"], ["A", 1, 1025, 1, 1, "ignore ahead"]],
+        [],
+    )
+    yield _log(
+        "incarnations count for themselves",
+        8,
+        [["A", 1, 0, 2, 1, "accept"], ["A", 2, 0, 1, 1, "accept"], ["B", 1, 0, 1, 1, "accept"]],
+        [["C", [["A", 1, 2]]], ["B", []]],
+    )
+    yield _log(
+        "an author's budget: 256 and 8 a unit, over all incarnations",
+        2,
+        [
+            ["A", 1, 0, 1, 200, "accept"],
+            ["A", 2, 0, 1, 73, "ignore budget"],
+            ["A", 2, 0, 1, 72, "accept"],
+            ["A", 2, 1, 1, 1, "ignore budget"],
+            ["B", 1, 0, 1, 1, "accept"],
+        ],
+        [],
+    )
+    yield _log(
+        "and 128 for every lease time that the job has lasted",
+        1,
+        [["A", 1, 0, 1, 520, "accept"], ["A", 1, 1, 1, 1, "ignore budget"]],
+        [],
+        leases=2,
+    )
+    yield _log(
+        "at most 128 frames an answer, authors in order",
+        100,
+        [["A", 1, 0, 100, 1, "accept"], ["B", 1, 0, 100, 1, "accept"]],
+        [["C", []], ["C", [["A", 1, 100]]], ["C", [["A", 1, 50], ["B", 1, 99]]]],
+    )
+
+
+def _log(about: str, units: int, arrivals: list[Any], asked: list[Any], leases: int = 0) -> Case:
+    log = FrameLog(JOB)
+    reasons = {
+        "a frame of this number is here already": "ignore known",
+        "too far ahead of what is here": "ignore ahead",
+        "its author has written more than this job can need": "ignore budget",
+        None: "accept",
+    }
+    for author, incarnation, first, times, entries, verdict in arrivals:
+        for sequence in range(first, first + times):
+            body = Frame(
+                MANIFEST.network, JOB, _label(author), incarnation, sequence,
+                (Claim((0,) * entries),),
+            )  # fmt: skip
+            assert reasons[log.admit(body, units, leases)] == verdict, (about, author, sequence)
+    summaries = []
+    for peer, theirs in asked:
+        given = tuple(AuthorPosition(_label(author), one, at) for author, one, at in theirs)
+        replies = [
+            [_unlabel(one.author), one.incarnation, one.first, one.end]
+            for one in log.missing(_label(peer), given)
+        ]
+        summaries.append([peer, theirs, replies])
+    return {
+        "about": about,
+        "units": units,
+        "leases": leases,
+        "arrivals": arrivals,
+        "positions": [
+            [_unlabel(one.author), one.incarnation, one.next_sequence] for one in log.positions()
+        ],
+        "summaries": summaries,
+    }
+
+
+def _label(author: str) -> PeerId:
+    return PeerId(author.encode() * 32)
+
+
+def _unlabel(peer: PeerId) -> str:
+    return peer[:1].decode()

@@ -1,0 +1,332 @@
+"""p2pfleet's own code against the vectors of the protocol.
+
+The other implementation, which knows nothing of this one, is run in ``test_checker.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from p2pfleet.adapters.inputs.outputs import outputs_path, read_outputs_file, write_outputs
+from p2pfleet.core.effects import Report, SaveFrame
+from p2pfleet.core.errors import Accept, Malformed, Reject, Verdict
+from p2pfleet.core.events import FrameReceived, ManifestReceived, RestoreFinished, Started
+from p2pfleet.core.machines.frames import FrameLog
+from p2pfleet.core.machines.node import Node
+from p2pfleet.core.model.ids import (
+    Digest,
+    JobId,
+    Millis,
+    PeerId,
+    cid_of,
+    cid_text,
+    parse_cid,
+    parse_peer,
+    peer_text,
+    sha256,
+)
+from p2pfleet.core.model.job import FixedQuorum, UnitTable
+from p2pfleet.core.model.network import NetworkParameters, network_id
+from p2pfleet.core.rules import admission, claims, reputation
+from p2pfleet.core.rules.certificate import check_certificate, decide
+from p2pfleet.core.wire.codec import decode, encode
+from p2pfleet.core.wire.messages import (
+    AuthorPosition,
+    BlobMessage,
+    Certificate,
+    Claim,
+    Entry,
+    Frame,
+    Message,
+    Sealed,
+    SignedBody,
+)
+from p2pfleet.core.wire.names import (
+    MAX_ANNOUNCEMENT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_TABLE_BYTES,
+    announcements_topic,
+    rendezvous_key,
+)
+from p2pfleet.core.wire.tensors import decode_bundle, digest_of
+from p2pfleet.core.wire.verified import VerifiedClosure, VerifiedFrame, VerifiedManifest
+from p2pfleet.runtime.signing import Signer, open_bytes, open_sealed
+from p2pfleet.runtime.workshop import _checked_table
+
+VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
+NOW = Millis(1000)
+KINDS: dict[str, tuple[Any, int]] = {
+    "body": (SignedBody, MAX_FRAME_BYTES),
+    "entry": (Entry, MAX_FRAME_BYTES),
+    "sealed": (Sealed, MAX_MESSAGE_BYTES),
+    "announcement": (Sealed, MAX_ANNOUNCEMENT_BYTES),
+    "message": (Message, MAX_MESSAGE_BYTES),
+    "blob message": (BlobMessage, 256),
+    "network": (NetworkParameters, 1024),
+    "table": (UnitTable, MAX_TABLE_BYTES),
+    "certificate": (Certificate, MAX_FRAME_BYTES),
+}
+
+Case = dict[str, Any]
+
+
+def cases(name: str) -> list[Any]:
+    document = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
+    return [pytest.param(case, id=case["about"][:60]) for case in document["cases"]]
+
+
+def read(kind: str, data: bytes) -> Any:
+    if kind == "bundle":
+        return decode_bundle(data, 16 * 2**30)
+    return decode(data, *KINDS[kind])
+
+
+def described(value: Any) -> Any:
+    match value:
+        case msgspec.Struct():
+            named = {} if value.__struct_config__.tag is None else {"is": type(value).__name__}
+            return named | {one: described(getattr(value, one)) for one in value.__struct_fields__}
+        case bytes():
+            return value.hex()
+        case tuple():
+            return [described(one) for one in value]
+        case _:
+            return value
+
+
+def expand(given: str | list[list[Any]]) -> bytes:
+    if isinstance(given, str):
+        return bytes.fromhex(given)
+    return b"".join(bytes.fromhex(part) * times for part, times in given)
+
+
+def kind_of(verdict: Verdict) -> str:
+    return type(verdict).__name__.lower()
+
+
+@pytest.mark.parametrize("case", cases("identities"))
+def test_a_key_has_the_peer_id_that_libp2p_gives_it(case: Case) -> None:
+    if "refused" in case:
+        with pytest.raises(Malformed):
+            parse_peer(case["refused"])
+        return
+    signer = Signer(bytes.fromhex(case["seed"]))
+    assert signer.peer.hex() == case["public_key"]
+    assert peer_text(signer.peer) == case["peer_id"]
+    assert parse_peer(case["peer_id"]) == signer.peer
+
+
+@pytest.mark.parametrize("case", cases("networks"))
+def test_a_network_is_named_by_its_parameters(case: Case) -> None:
+    fields = ("p2pfleet/1/network", case["name"], case["testnet"])
+    if "refused" in case:
+        with pytest.raises(Malformed):
+            read("network", encode(fields))
+        return
+    parameters = read("network", encode(fields))
+    network = network_id(parameters)
+    assert encode(parameters).hex() == case["encoding"]
+    assert network.hex() == case["id"]
+    assert announcements_topic(network) == case["topic"]
+    assert rendezvous_key(network).hex() == case["rendezvous_key"]
+
+
+@pytest.mark.parametrize("case", cases("cids"))
+def test_a_content_has_the_cid_that_other_tools_give_it(case: Case) -> None:
+    if "refused" in case:
+        with pytest.raises(Malformed):
+            parse_cid(case["refused"])
+        return
+    cid = cid_of(bytes.fromhex(case["content"]))
+    assert (cid.hex(), cid_text(cid)) == (case["cid"], case["text"])
+    assert parse_cid(case["text"]) == cid
+
+
+@pytest.mark.parametrize("case", cases("messages"))
+def test_a_message_has_this_one_encoding(case: Case) -> None:
+    data = expand(case["encoding"])
+    value = read(case["kind"], data)
+    assert described(value) == case["value"]
+    assert encode(value) == data
+
+
+@pytest.mark.parametrize("case", cases("refused"))
+def test_what_is_not_a_message_is_refused(case: Case) -> None:
+    with pytest.raises(Malformed):
+        read(case["kind"], expand(case["encoding"]))
+
+
+@pytest.mark.parametrize("case", cases("sealed"))
+def test_a_signature_counts_for_the_body_it_covers_and_the_peer_it_names(case: Case) -> None:
+    data = bytes.fromhex(case["encoding"])
+    if case["rule"] is None:
+        assert open_bytes(data).sealed.hash.hex() == case["hash"]
+        return
+    sealed = read("sealed", data)
+    with pytest.raises(Malformed):
+        open_sealed(sealed)
+
+
+@pytest.mark.parametrize("case", cases("bundles"))
+def test_a_bundle_has_one_digest_and_one_file(case: Case, tmp_path: Path) -> None:
+    data = bytes.fromhex(case["encoding"])
+    assert described(decode_bundle(data, len(data))) == case["tensors"]
+    assert digest_of(data).hex() == case["digest"]
+    if "file" in case:
+        write_outputs(tmp_path, 7, data)
+        assert outputs_path(tmp_path, 7).read_bytes().hex() == case["file"]
+        assert read_outputs_file(outputs_path(tmp_path, 7)) == data
+
+
+def opened_manifest(case: Case) -> VerifiedManifest:
+    manifest = open_bytes(bytes.fromhex(case["manifest"]))
+    assert isinstance(manifest, VerifiedManifest)
+    assert manifest.job.hex() == case["job"]
+    return manifest
+
+
+@pytest.mark.parametrize("case", cases("jobs"))
+def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
+    manifest = opened_manifest(case)
+    verdict: Verdict
+    match case["judged"]:
+        case "manifest":
+            network = network_id(NetworkParameters(**case["network"]))
+            verdict = admission.judge_manifest(manifest.manifest, network, case["wall_ms"])
+        case "closure":
+            closure = open_bytes(bytes.fromhex(case["sealed"]))
+            assert isinstance(closure, VerifiedClosure)
+            verdict = admission.judge_closure(closure.closure, manifest.manifest)
+        case "frame":
+            frame = open_bytes(bytes.fromhex(case["sealed"]))
+            assert isinstance(frame, VerifiedFrame)
+            verdict = publisher_receives(manifest, frame)
+        case _:
+            assert table_fits(bytes.fromhex(case["table"]), manifest) == (
+                case["verdict"] == "accept"
+            )
+            return
+    assert kind_of(verdict) == case["verdict"].split()[0]
+
+
+def publisher_receives(manifest: VerifiedManifest, frame: VerifiedFrame) -> Verdict:
+    """What the node that published the job says to a frame of it."""
+    stranger = PeerId(bytes(32))
+    node = Node.create(manifest.manifest.publisher, manifest.manifest.network, 0, ())
+    node.handle(Started(1, manifest.manifest.issued_ms, "", ()), NOW)
+    node.handle(RestoreFinished(), NOW)
+    node.handle(ManifestReceived(node.me, manifest), NOW)
+    effects = node.handle(FrameReceived(stranger, frame), NOW)
+    reports = [effect for effect in effects if isinstance(effect, Report)]
+    if reports:
+        assert reports[0].peer == stranger
+        return reports[0].verdict
+    assert any(isinstance(effect, SaveFrame) for effect in effects)
+    return Accept()
+
+
+def table_fits(data: bytes, manifest: VerifiedManifest) -> bool:
+    body = manifest.manifest
+    if len(data) != body.table_bytes or cid_of(data) != body.table:
+        return False  # it is not the blob that the manifest names, so it is never fetched
+    try:
+        _checked_table(data, body)
+    except Malformed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("case", cases("frames"))
+def test_a_frame_log_knows_what_is_here_and_what_others_lack(case: Case) -> None:
+    job = JobId(bytes(32))
+    log = FrameLog(job)
+
+    def author(label: str) -> PeerId:
+        return PeerId(label.encode() * 32)
+
+    for label, incarnation, first, times, entries, verdict in case["arrivals"]:
+        for sequence in range(first, first + times):
+            claim = Claim((0,) * entries)
+            frame = Frame(job, job, author(label), incarnation, sequence, (claim,))  # type: ignore[arg-type]
+            refusal = log.admit(frame, case["units"], case["leases"])
+            assert (refusal is None) == (verdict == "accept"), refusal
+    positions = [[author(one), incarnation, at] for one, incarnation, at in case["positions"]]
+    assert [[one.author, one.incarnation, one.next_sequence] for one in log.positions()] == (
+        positions
+    )
+    for peer, theirs, replies in case["summaries"]:
+        given = tuple(AuthorPosition(author(one), number, at) for one, number, at in theirs)
+        answer = log.missing(author(peer), given)
+        assert [[one.author, one.incarnation, one.first, one.end] for one in answer] == [
+            [author(one), incarnation, first, end] for one, incarnation, first, end in replies
+        ]
+
+
+@pytest.mark.parametrize("case", cases("claims"))
+def test_ranks_order_the_units_and_settle_who_gives_way(case: Case) -> None:
+    salt = bytes.fromhex(case["salt"])
+    if "order" in case:
+        peer = PeerId(bytes.fromhex(case["peer"]))
+        assert claims.preference(salt, case["units"], peer) == case["order"]
+        return
+    peers = [PeerId(bytes.fromhex(one)) for one in case["ranks"]]
+    for peer in peers:
+        assert claims.rank(salt, case["unit"], peer).hex() == case["ranks"][peer.hex()]
+    for numbers, wanted, staying in case["meetings"]:
+        for number, stays in zip(numbers, staying, strict=True):
+            others = [peers[one] for one in numbers if one != number]
+            gives_way = claims.gives_way(salt, case["unit"], peers[number], others, wanted)
+            assert gives_way != stays
+
+
+@pytest.mark.parametrize("case", cases("decisions"))
+def test_votes_and_failures_decide_a_unit(case: Case) -> None:
+    count = len(case["votes"])
+    votes = {
+        PeerId(bytes([at]) * 32): Digest(sha256(one.encode()))
+        for at, one in enumerate(case["votes"])
+    }
+    failures = {PeerId(bytes([at + count]) * 32): one for at, one in enumerate(case["failures"])}
+    decision = decide(FixedQuorum(case["quorum"], case["replicas_max"]), votes, failures)
+    assert decision.state == case["state"]
+    assert decision.wanted == case["wanted"]
+    assert decision.attempt == case["attempt"]
+    digest = None if case["digest"] is None else sha256(case["digest"].encode())
+    assert decision.digest == digest
+    if case["reason"] is not None:
+        assert decision.reason == case["reason"]
+
+
+@pytest.mark.parametrize("case", cases("certificates"))
+def test_a_certificate_holds_if_its_frames_say_so(case: Case) -> None:
+    manifest = opened_manifest(case)
+    opened = [open_bytes(bytes.fromhex(one)) for one in case["frames"]]
+    frames = {one.hash: one for one in opened if isinstance(one, VerifiedFrame)}
+    assert sorted(one.hex() for one in frames) == case["hashes"]
+    for given in case["certificates"]:
+        certificate = read("certificate", bytes.fromhex(given["encoding"]))
+        why = check_certificate(manifest.manifest, manifest.job, certificate, frames)
+        assert (why is None) == (given["verdict"] == "holds"), given["about"]
+
+
+@pytest.mark.parametrize("case", cases("reputation"))
+def test_a_record_gives_a_score_and_a_vote(case: Case) -> None:
+    record = reputation.Record(case["agreed"], case["contradicted"])
+    numerator, denominator = case["score"]
+    assert reputation.score(record) == pytest.approx(numerator / denominator)
+    assert reputation.has_vote(record) == case["votes"]
+
+
+def test_a_rejected_frame_names_its_reason() -> None:
+    case = next(one.values[0] for one in cases("jobs") if one.values[0]["verdict"] == "reject unit")
+    frame = open_bytes(bytes.fromhex(case["sealed"]))
+    assert isinstance(frame, VerifiedFrame)
+    verdict = publisher_receives(opened_manifest(case), frame)
+    assert isinstance(verdict, Reject)
+    assert "unit" in verdict.reason
