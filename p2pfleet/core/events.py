@@ -115,6 +115,14 @@ class FramesSummaryReceived(_Event, frozen=True, tag="FramesSummaryReceived"):
     positions: tuple[AuthorPosition, ...]
 
 
+class WantedReceived(_Event, frozen=True, tag="WantedReceived"):
+    """``peer`` says that these units of a job want one more replica each."""
+
+    peer: PeerId
+    job: JobId
+    units: tuple[int, ...]
+
+
 # ---- signed bodies ---------------------------------------------------------------------------
 
 
@@ -225,6 +233,7 @@ Event = (
     | HelloReceived
     | JobsSummaryReceived
     | FramesSummaryReceived
+    | WantedReceived
     | ManifestReceived
     | ClosureReceived
     | FrameReceived

@@ -21,11 +21,12 @@ from p2pfleet.core.events import (
     ManifestReceived,
     PeerConnected,
     PeerDisconnected,
+    WantedReceived,
 )
 from p2pfleet.core.model.ids import NetworkId, PeerId
 from p2pfleet.core.rules.admission import judge_manifest
 from p2pfleet.core.wire.codec import decode
-from p2pfleet.core.wire.messages import Deliver, FramesSummary, Hello, JobsSummary, Message
+from p2pfleet.core.wire.messages import Deliver, FramesSummary, Hello, JobsSummary, Message, Wanted
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from p2pfleet.core.wire.verified import (
     Verified,
@@ -111,6 +112,8 @@ def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
             return JobsSummaryReceived(peer, open_jobs, closed)
         case FramesSummary(job=job, positions=positions):
             return FramesSummaryReceived(peer, job, positions)
+        case Wanted(job=job, units=units):
+            return WantedReceived(peer, job, units)
 
 
 def _delivered(peer: PeerId, verified: Verified) -> Interpreted:

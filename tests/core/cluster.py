@@ -279,6 +279,8 @@ class Cluster:
                 event: ev.Event = ev.JobsSummaryReceived(machine.me, open_, closed)
             case ms.FramesSummary(job=job, positions=positions):
                 event = ev.FramesSummaryReceived(machine.me, job, positions)
+            case ms.Wanted(job=job, units=units):
+                event = ev.WantedReceived(machine.me, job, units)
         return self._pass(machine, there, event, self.loss)
 
     def _pass(self, machine: Machine, there: Machine, event: ev.Event, loss: float) -> None:

@@ -303,11 +303,6 @@ def test_a_job_that_nobody_finishes_expires_everywhere() -> None:
 # ---- known and open --------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a node's own records decide what counts: where the publisher has muted a peer that "
-    "the volunteers do not know, they think a unit certified that it still wants",
-)
 def test_volunteers_go_on_where_the_publisher_counts_a_vote_less_than_they_do() -> None:
     cluster = fleet(seed=15)
     finish(cluster, cluster.publish("paula", units=20, quorum=2))
@@ -319,10 +314,6 @@ def test_volunteers_go_on_where_the_publisher_counts_a_vote_less_than_they_do() 
     finish(cluster, cluster.publish("paula", units=20, quorum=2), 600_000)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a certified unit whose output every voter took away with it is never run again",
-)
 def test_an_output_that_is_lost_for_good_is_made_again() -> None:
     cluster = fleet(seed=16, liars=0)
     cluster.kill("carol")

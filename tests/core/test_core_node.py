@@ -18,6 +18,7 @@ from core_samples import (
     PAULA,
     SAMPLE,
     WALL_MS,
+    digest,
     frame,
     manifest,
     peer,
@@ -31,6 +32,7 @@ from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Ignore, Reject
 from p2pfleet.core.machines.node import JOBS_SUMMARY_MS, Node
+from p2pfleet.core.machines.publisher import FETCHES_MAX
 from p2pfleet.core.machines.volunteer import OPEN_RETRY_MAX_MS, Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.wire import messages as ms
@@ -449,6 +451,21 @@ def test_a_retry_of_an_answer_that_is_no_longer_certified_is_dropped() -> None:
         bench.tell(received(CAROL, frame(peer(name), vote(0, BAD), job=job).sealed))
     assert bench.node.jobs[job].settlement.units[0].state == "contested"
     assert only(ef.Fetch, bench.wait(60_000)) == []
+
+
+def test_a_publisher_that_fetches_as_much_as_it_may_waits_without_spinning() -> None:
+    bench, job = publishing(units=100)
+    (fetch,) = only(ef.Fetch, bench.effects)
+    bench.tell(ev.BlobFailed(job, fetch.ref, "nobody has it"))
+    for author in (ALICE, BOB):
+        votes = [vote(unit, digest(f"answer {unit}")) for unit in range(1, FETCHES_MAX + 1)]
+        bench.tell(received(author, frame(author, *votes, job=job, sequence=1).sealed))
+    assert len(only(ef.Fetch, bench.effects)) == 1 + FETCHES_MAX
+    assert only(ef.Fetch, bench.wait(60_000)) == []
+    other = only(ef.Fetch, bench.effects)[-1]
+    assert [item.ref for item in only(ef.Fetch, bench.tell(ev.BlobArrived(job, other.ref)))] == [
+        fetch.ref
+    ]
 
 
 def test_when_every_unit_is_settled_the_job_is_closed_durably_and_told() -> None:

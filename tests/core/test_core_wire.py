@@ -44,6 +44,7 @@ SAMPLES: tuple[Any, ...] = (
     ms.JobsSummary((SAMPLE.job,), ()),
     ms.AuthorPosition(ALICE, 7, 3),
     ms.FramesSummary(SAMPLE.job, (ms.AuthorPosition(ALICE, 7, 3),)),
+    ms.Wanted(SAMPLE.job, (0, 7)),
     ms.BlobRequest(NETWORK, CID, 0, 10),
     ms.BlobHeader(True, 10),
     Limits(2**28, 1000, 1000),

@@ -67,6 +67,7 @@ MESSAGES: tuple[Any, ...] = (
     ms.Deliver,
     ms.JobsSummary,
     ms.FramesSummary,
+    ms.Wanted,
     ms.BlobRequest,
     ms.BlobHeader,
     UnitTable,

@@ -49,6 +49,7 @@ from p2pfleet.core.wire.messages import (
     Release,
     Reveal,
     Sealed,
+    Wanted,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
@@ -160,6 +161,8 @@ class Node(msgspec.Struct):
                 return self._jobs_summary(event, now)
             case ev.FramesSummaryReceived():
                 return self._frames_summary(event, now)
+            case ev.WantedReceived():
+                return self._wanted(event, now)
             case ev.RecordSigned(record=record):
                 self.membership.own = record
                 return [
@@ -326,7 +329,7 @@ class Node(msgspec.Struct):
         for job_id, job in sorted(self.jobs.items()):
             if job_id not in theirs:
                 effects.append(Send((event.peer,), Deliver(job.sealed.sealed)))
-        for job_id in event.open:
+        for job_id in sorted(set(event.open)):
             ended = self.ended.get(job_id)
             if ended is not None and ended.closure is not None:
                 effects.append(Send((event.peer,), Deliver(ended.closure)))
@@ -346,6 +349,16 @@ class Node(msgspec.Struct):
             return [Send((event.peer,), self._known_jobs())]
         job.join(event.peer)
         return list(job.log.missing(event.peer, event.positions))
+
+    def _wanted(self, event: ev.WantedReceived, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None or job.volunteer is None:
+            return []
+        if event.peer != job.manifest.publisher:
+            return [Report(event.peer, Reject("only its publisher says what a job wants"))]
+        job.settlement.ask(event.units)
+        job.volunteer.rescan_at = None
+        return self._advance(job, now)
 
     # ---- jobs --------------------------------------------------------------------------------
 
@@ -600,6 +613,9 @@ class Node(msgspec.Struct):
             self.tombstones = {
                 job: until for job, until in self.tombstones.items() if until >= wall_ms
             }
+            for peer, greeted in self.membership.connected.items():
+                if not greeted:  # one of the two hellos may have been lost
+                    effects.extend(self.membership.hello(peer))
             if here:
                 self.turn += 1
                 effects.append(Send((here[self.turn % len(here)],), self._known_jobs()))
@@ -614,6 +630,10 @@ class Node(msgspec.Struct):
                 self.announce_at = Millis(now + ANNOUNCE_MS)
                 effects.append(Gossip(job.sealed.sealed))
             if job.joined and job.summary_at is not None and job.summary_at <= now:
+                wants = job.publisher.wants(job.settlement) if job.publisher is not None else ()
+                others = job.others(here)
+                if wants and others:
+                    effects.append(Send(others, Wanted(job.id, wants)))
                 effects.extend(job.summarize(here, now))
             effects.extend(self._advance(job, now))
         return effects

@@ -14,6 +14,8 @@ from p2pfleet.core.model.job import BlobRef
 RETRY_MS = 2_000
 RETRY_MAX_MS = 30_000
 FETCHES_MAX = 64
+FAILURES_LOST = 2
+WANTED_MAX = 1024
 
 
 class Publisher(msgspec.Struct):
@@ -32,6 +34,7 @@ class Publisher(msgspec.Struct):
             if unit.state != "certified" or unit.certificate is None:
                 continue
             units = self.wanted.setdefault(unit.certificate.digest, [])
+            self.retry_at.pop(unit.certificate.digest, None)  # there may be a new voter who has it
             if number not in units:
                 units.append(number)
 
@@ -103,6 +106,20 @@ class Publisher(msgspec.Struct):
         digest = Digest(ref.sha256)
         if self.fetching.pop(digest, None) is not None:
             self._later(digest, now)
+
+    def wants(self, settlement: Settlement) -> tuple[int, ...]:
+        """Units that volunteers may think done and that are not.
+
+        Those on which peers voted that do not count here, and those whose output could not be had
+        from anybody who voted for it.
+        """
+        lost = [
+            number
+            for digest, numbers in self.wanted.items()
+            if self.failures.get(digest, 0) >= FAILURES_LOST
+            for number in numbers
+        ]
+        return tuple(sorted({*lost, *settlement.disputed()})[:WANTED_MAX])
 
     def peer_came(self) -> None:
         """Somebody is here again who may have what is missing: do not wait any longer."""

@@ -39,16 +39,25 @@ class Vote(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Unit(msgspec.Struct):
-    """One unit: its state, the votes and failures of peers, and the running claims (until when)."""
+    """One unit: its state, the votes and failures of peers, and the running claims (until when).
+
+    ``wanted`` is how many more replicas could decide it; ``asked`` how many it shall have in all by
+    its publisher's word.
+    """
 
     state: str = "open"
     wanted: int = 0
+    asked: int = 0
     attempt: int = 0
     votes: dict[PeerId, Vote] = {}
     failures: dict[PeerId, str] = {}
     claims: dict[PeerId, Millis] = {}
     certificate: Certificate | None = None
     reason: str = ""
+
+    @property
+    def replicas(self) -> int:
+        return len(self.votes) + len(self.failures)
 
     @property
     def final(self) -> bool:
@@ -92,7 +101,26 @@ class Settlement(msgspec.Struct):
         unit = self.units.get(number)
         if unit is None:
             return self.manifest.stop.quorum
-        return unit.wanted
+        return max(unit.wanted, int(unit.replicas < unit.asked))
+
+    def ask(self, numbers: tuple[int, ...]) -> None:
+        """The publisher wants one more replica of each of these."""
+        for number in numbers:
+            if number < self.manifest.units:
+                unit = self.unit(number)
+                unit.asked = unit.replicas + 1
+
+    def disputed(self) -> list[int]:
+        """Units that are undecided here, but not for those who count every peer's vote."""
+        found = []
+        for number in sorted(self.units):
+            unit = self.units[number]
+            if unit.state in ("open", "contested") and unit.replicas >= self.manifest.stop.quorum:
+                votes = {peer: vote.digest for peer, vote in unit.votes.items()}
+                everybody = rule.decide(self.manifest.stop, votes, unit.failures)
+                if everybody.state in ("certified", "failed"):
+                    found.append(number)
+        return found
 
     def claimants(self, number: int, now: Millis, counts: Counts) -> list[PeerId]:
         """Peers with a vote that hold a running claim on the unit; sorted."""

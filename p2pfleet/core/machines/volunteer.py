@@ -182,9 +182,7 @@ class Volunteer(msgspec.Struct):
             if number in self.held or number in self.answered:
                 continue
             unit = settlement.units.get(number)
-            if unit is not None and (
-                unit.final or self.me in unit.votes or self.me in unit.failures
-            ):
+            if unit is not None and (self.me in unit.votes or self.me in unit.failures):
                 continue
             others = [p for p in settlement.claimants(number, now, counts) if p != self.me]
             if settlement.wanted(number) > len(others):

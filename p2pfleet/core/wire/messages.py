@@ -238,7 +238,18 @@ class FramesSummary(_Message, frozen=True, tag="frames"):
     positions: Annotated[tuple[AuthorPosition, ...], Meta(max_length=1024)]
 
 
-Message = Hello | Deliver | JobsSummary | FramesSummary
+class Wanted(_Message, frozen=True, tag="wanted"):
+    """From a job's publisher: by its ledger each of these units wants one more replica.
+
+    The publisher's records decide what counts and may differ from a volunteer's; and an output that
+    nobody has any more has to be made again.
+    """
+
+    job: JobIdField
+    units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=1024)]
+
+
+Message = Hello | Deliver | JobsSummary | FramesSummary | Wanted
 
 
 # ---- blobs -----------------------------------------------------------------------------------
