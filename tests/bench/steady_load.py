@@ -148,7 +148,12 @@ def _run(base: Path, minutes: float, output: Path | None) -> int:
                 inputs.append(str(path))
             start = time.monotonic()
             job = publisher.call(
-                "submit", model=str(model), inputs=inputs, name=f"steady {jobs}", lease_s=20
+                "submit",
+                model=str(model),
+                inputs=inputs,
+                name=f"steady {jobs}",
+                lease_s=20,
+                expires_h=0.05,
             )["job"]
             jobs += 1
             units += UNITS

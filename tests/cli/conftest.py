@@ -1,0 +1,47 @@
+"""A home of its own for every test, and a way to call the command line in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from p2pfleet.cli.main import cli
+from tests.cli.fake_node import FakeNode, serving
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default data folder; not made yet."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("P2PFLEET_DATA_DIR", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def invoke(home: Path) -> Invoke:
+    """Call p2pfleet with these arguments."""
+
+    def call(*args: object) -> Result:
+        return CliRunner().invoke(cli, [str(arg) for arg in args])
+
+    return call
+
+
+@pytest.fixture
+def node(home: Path) -> Iterator[FakeNode]:
+    """A (fake) node that runs in the default data folder."""
+    with serving(home) as found:
+        yield found
+
+
+def document(result: Result) -> Any:
+    """The one JSON document on standard output."""
+    return json.loads(result.stdout)

@@ -1,0 +1,123 @@
+"""A control socket that answers as a node does, from a thread; for commands that talk to one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+
+NETWORK = NetworkFile(NetworkParameters("testnet-fake", testnet=True))
+PEER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+OTHER = "12D3KooWL4ai7V77V2z6h8S3bAD41ZSL6oLXFuEHweryEvTcn4pw"
+JOB = "ab" * 32
+Answer = Callable[[dict[str, Any]], Any]
+
+
+class Refusal(Exception):
+    """What the node answers instead of a result."""
+
+    def __init__(self, message: str, advice: str, code: int) -> None:
+        super().__init__(message)
+        self.error = {"message": message, "advice": advice, "code": code}
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    """A job as the node shows it."""
+    return {
+        "id": JOB, "name": "digits", "state": "active", "own": True, "publisher": PEER,
+        "units": 10, "open": 10, "certified": 0, "settled": 0, "contested": 0, "failed": 0,
+        "running": 0, "votes": 0, "volunteers": 3, "quorum": 2, "replicas_max": 7,
+        "seconds": 1.5, "reason": "", "failures": [], **changes,
+    }  # fmt: skip
+
+
+DONE = job(state="completed", open=0, settled=10)
+
+
+class FakeNode:
+    """Answers of each method, and the requests that came."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, Answer] = {
+            "ping": lambda _: {"peer": PEER, "pid": 1},
+            "status": lambda _: self.status(),
+            "peers": lambda _: [
+                {
+                    "peer": OTHER, "address": "/ip4/127.0.0.1/tcp/1", "roles": ["volunteer"],
+                    "slots": 1, "software": "p2pfleet/0.1.0", "agreed": 5, "contradicted": 0,
+                    "score": 0.9,
+                }
+            ],
+            "jobs": lambda _: [job(), job(id="cd" * 32, own=False)],
+            "job": lambda _: job(),
+            "pause": lambda _: {},
+            "resume": lambda _: {},
+            "cancel": lambda _: {},
+            "submit": lambda _: {"job": JOB},
+            "results": lambda _: {},
+            "reputation": lambda _: [
+                {"peer": OTHER, "agreed": 5, "contradicted": 1, "score": 0.8, "vote": True}
+            ],
+        }  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "peer": PEER, "network": {"name": "testnet-fake", "id": NETWORK.id.hex()},
+            "version": "0.1.0", "addresses": [f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"],
+            "roles": ["volunteer"], "slots": 1, "paused": False, "reason": "", "resumes_ms": None,
+            "peers": 4, "jobs": {"active": 1}, "executed": 7, "uptime_s": 61.0, "memory_mb": 90.0,
+            "data_dir": str(self.data_dir), "pid": 1,
+        }  # fmt: skip
+
+    def of(self, method: str) -> list[dict[str, Any]]:
+        """The parameters of every request for ``method``."""
+        return [params for name, params in self.requests if name == method]
+
+    def answer(self, line: bytes) -> bytes:
+        request = json.loads(line)
+        self.requests.append((request["method"], request["params"]))
+        try:
+            answer = {"result": self.answers[request["method"]](request["params"])}
+        except Refusal as refusal:
+            answer = {"error": refusal.error}
+        return json.dumps(answer).encode() + b"\n"
+
+
+@contextmanager
+def serving(data_dir: Path) -> Iterator[FakeNode]:
+    """A node that answers in ``data_dir`` while the block runs."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    node = FakeNode(data_dir)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(data_dir / "control.sock"))
+    listener.listen(8)
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as stream:
+                connection.settimeout(10)
+                for line in stream:
+                    connection.sendall(node.answer(line))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield node
+    finally:
+        # Closing alone does not wake a thread that waits in accept.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+        assert not thread.is_alive()
