@@ -207,7 +207,9 @@ class Workshop:
         )
 
     async def _run_unit(self, job: JobId, unit: int, sources: tuple[PeerId, ...]) -> None:
-        work = self._work[job]
+        work = self._work.get(job)
+        if work is None:
+            return  # the job was shut before this began
         manifest = work.manifest
         try:
             data = await work.inputs.get(unit, sources)

@@ -147,3 +147,28 @@ def test_the_data_is_found_inside_the_installed_package(installed: Installed) ->
 def test_the_command_answers(installed: Installed) -> None:
     assert p2pfleet.__version__ in installed.run("p2pfleet", "--version")
     assert "Usage: p2pfleet" in installed.run("p2pfleet", "--help")
+
+
+def test_the_demo_runs_from_the_release(installed: Installed) -> None:
+    """The main job on five processes, with nothing but what the wheel carries."""
+    done = _run(
+        [installed.folder / "bin" / "p2pfleet", "demo", "--json"],
+        installed.environment | {"TMPDIR": str(installed.folder)},
+        installed.folder,
+        240,
+    )
+    document = json.loads(done.stdout)
+
+    assert document["units"] == document["certified"] == 36
+    assert document["images"] == 1797
+    assert document["accuracy"] > 0.99
+    assert document["liars_outvoted"] > 0
+    assert document["equal_to_onnxruntime"]
+    assert document["verified"]
+    assert document["seconds"] > 0
+    assert len(document["nodes"]) == 5
+    liar = max(document["nodes"], key=lambda node: node["contradicted"])
+    assert liar["liar"]
+    assert liar["credit"] == 0
+    assert all(node["contradicted"] == 0 for node in document["nodes"] if node is not liar)
+    assert not list(installed.folder.glob("p2pfleet-demo-*"))

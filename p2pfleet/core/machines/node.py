@@ -28,10 +28,12 @@ from p2pfleet.core.effects import (
 )
 from p2pfleet.core.errors import Accept, Ignore, Reject
 from p2pfleet.core.events import Event
+from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
+from p2pfleet.core.machines.repair import Repair
 from p2pfleet.core.machines.settlement import Outcome, Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
@@ -44,7 +46,6 @@ from p2pfleet.core.wire.messages import (
     Claim,
     Closure,
     Deliver,
-    JobsSummary,
     PeerRecord,
     Release,
     Reveal,
@@ -54,12 +55,6 @@ from p2pfleet.core.wire.messages import (
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
-JOBS_MAX = 512
-JOBS_A_PUBLISHER = 128
-ANSWER_EVERY_MS = 500
-TOMBSTONES_MAX = 65_536
-ENDED_MAX = 256
-ENDED_TOLD = 64
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 30_000
 RECORD_LIFE_MS = 3600 * 1000
@@ -82,10 +77,8 @@ class Node(msgspec.Struct):
     most: Limits
     membership: Membership
     standing: Standing
-    jobs: dict[JobId, Job] = {}
-    ended: dict[JobId, Ended] = {}
-    tombstones: dict[JobId, int] = {}
-    answered: dict[tuple[PeerId, bytes], Millis] = {}
+    book: Book
+    repair: Repair
     executed: int = 0
     incarnation: int = 0
     software: str = ""
@@ -110,7 +103,19 @@ class Node(msgspec.Struct):
         most: Limits = NO_LIMITS,
     ) -> Node:
         """A node that knows nothing yet."""
-        return cls(me, network, slots, roles, most, Membership(network), Standing())
+        return cls(
+            me, network, slots, roles, most, Membership(network), Standing(), Book(), Repair()
+        )
+
+    @property
+    def jobs(self) -> dict[JobId, Job]:
+        """Open jobs, in the order of first sight."""
+        return self.book.open
+
+    @property
+    def ended(self) -> dict[JobId, Ended]:
+        """The last jobs that ended, in the order of their end."""
+        return self.book.ended
 
     # ---- in ----------------------------------------------------------------------------------
 
@@ -153,14 +158,20 @@ class Node(msgspec.Struct):
                 return list(self.membership.connect(peer))
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
-                self.answered = {key: at for key, at in self.answered.items() if key[0] != peer}
+                self.repair.forget(peer)
                 return []
             case ev.HelloReceived():
                 return self._hello(event, now)
             case ev.JobsSummaryReceived():
-                return self._jobs_summary(event, now)
+                if not self.membership.here(event.peer):
+                    return []
+                return self.repair.answer_jobs(self.book, event.peer, event.open, event.closed, now)
             case ev.FramesSummaryReceived():
-                return self._frames_summary(event, now)
+                if not self.membership.here(event.peer):
+                    return []
+                return self.repair.answer_frames(
+                    self.book, event.peer, event.job, event.positions, now
+                )
             case ev.WantedReceived():
                 return self._wanted(event, now)
             case ev.RecordSigned(record=record):
@@ -185,35 +196,8 @@ class Node(msgspec.Struct):
                 return self._opened(job_id, now)
             case ev.JobUnavailable():
                 return self._unavailable(event, now)
-            case ev.UnitExecuted():
-                self.executed += 1
-                job = self.jobs.get(event.job)
-                if job is None or job.volunteer is None:
-                    return []
-                job.write(
-                    job.volunteer.executed_unit(
-                        job.settlement, event.unit, event.digest, event.length, event.wall_ms
-                    ),
-                    now,
-                )
-                return self._advance(job, now)
-            case ev.UnitFaulted():
-                job = self.jobs.get(event.job)
-                if job is None or job.volunteer is None:
-                    return []
-                job.write(
-                    job.volunteer.faulted_unit(
-                        job.settlement, event.unit, event.kind, event.reason
-                    ),
-                    now,
-                )
-                return self._advance(job, now)
-            case ev.UnitUnavailable():
-                job = self.jobs.get(event.job)
-                if job is None or job.volunteer is None:
-                    return []
-                job.write(job.volunteer.unavailable_unit(event.unit, now), now)
-                return self._advance(job, now)
+            case ev.UnitExecuted() | ev.UnitFaulted() | ev.UnitUnavailable():
+                return self._worked(event, now)
             case ev.BlobArrived(job=job_id, ref=ref):
                 job = self.jobs.get(job_id)
                 if job is None or job.publisher is None:
@@ -243,7 +227,7 @@ class Node(msgspec.Struct):
             job.settlement.judged[judgement.unit, judgement.peer] = judgement.agreed
         if event.state != "active":
             closure = None if event.closure is None else event.closure.sealed
-            self._remember(job.ended(event.state, closure, now))
+            self.book.end(job.ended(event.state, closure, now))
         return []
 
     def _frame_restored(self, frame: VerifiedFrame, now: Millis) -> list[Effect]:
@@ -296,7 +280,7 @@ class Node(msgspec.Struct):
             return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
             return []
-        effects: list[Effect] = [Send((event.peer,), self._known_jobs())]
+        effects: list[Effect] = [Send((event.peer,), self.repair.known_jobs(self.book))]
         for job in self.jobs.values():
             if job.joined:
                 effects.append(Send((event.peer,), job.summary()))
@@ -306,49 +290,6 @@ class Node(msgspec.Struct):
                 job.volunteer.open_at = now
             effects.extend(self._advance(job, now))
         return effects
-
-    def _known_jobs(self) -> JobsSummary:
-        """Open jobs, and the last that ended; who still has an older one open is told anyway."""
-        return JobsSummary(
-            tuple(sorted(self.jobs)[:JOBS_MAX]), tuple(sorted(list(self.ended)[-ENDED_TOLD:]))
-        )
-
-    def _answers(self, peer: PeerId, what: bytes, now: Millis) -> bool:
-        """Whether a summary is answered: a small question may draw a large answer, so not often."""
-        last = self.answered.get((peer, what))
-        if not self.membership.here(peer) or (last is not None and now - last < ANSWER_EVERY_MS):
-            return False
-        self.answered[peer, what] = now
-        return True
-
-    def _jobs_summary(self, event: ev.JobsSummaryReceived, now: Millis) -> list[Effect]:
-        if not self._answers(event.peer, b"", now):
-            return []
-        theirs = {*event.open, *event.closed}
-        effects: list[Effect] = []
-        for job_id, job in sorted(self.jobs.items()):
-            if job_id not in theirs:
-                effects.append(Send((event.peer,), Deliver(job.sealed.sealed)))
-        for job_id in sorted(set(event.open)):
-            ended = self.ended.get(job_id)
-            if ended is not None and ended.closure is not None:
-                effects.append(Send((event.peer,), Deliver(ended.closure)))
-        return effects
-
-    def _frames_summary(self, event: ev.FramesSummaryReceived, now: Millis) -> list[Effect]:
-        job = self.jobs.get(event.job)
-        if not self._answers(event.peer, b"" if job is None else event.job, now):
-            return []
-        ended = self.ended.get(event.job)
-        if ended is not None:
-            if ended.closure is None:
-                return []
-            return [Send((event.peer,), Deliver(ended.closure))]
-        if job is None:
-            # The peer has a job that we lack: telling it what we know makes it send the manifest.
-            return [Send((event.peer,), self._known_jobs())]
-        job.join(event.peer)
-        return list(job.log.missing(event.peer, event.positions))
 
     def _wanted(self, event: ev.WantedReceived, now: Millis) -> list[Effect]:
         job = self.jobs.get(event.job)
@@ -383,12 +324,12 @@ class Node(msgspec.Struct):
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         own = source == self.me
-        if sealed.job in self.jobs or sealed.job in self.tombstones:
+        if self.book.knows(sealed.job):
             return []
         verdict = judge_manifest(sealed.manifest, self.network, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [] if own else [Report(source, verdict)]
-        if not own and self._crowded(sealed.manifest.publisher):
+        if not own and self.book.crowded(sealed.manifest.publisher):
             return [Report(source, Ignore("too many jobs are known already"))]
         job = self._new_job(sealed, own, now)
         effects: list[Effect] = [SaveJob(job.id, sealed.sealed, own)]
@@ -404,11 +345,6 @@ class Node(msgspec.Struct):
             if self.membership.here(source):
                 job.join(source)
         return effects + self._advance(job, now)
-
-    def _crowded(self, publisher: PeerId) -> bool:
-        """Whether there is no room for another job of this publisher."""
-        theirs = sum(job.manifest.publisher == publisher for job in self.jobs.values())
-        return len(self.jobs) >= JOBS_MAX or theirs >= JOBS_A_PUBLISHER
 
     def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
         job = self.jobs.get(job_id)
@@ -466,21 +402,11 @@ class Node(msgspec.Struct):
 
     def _end(self, job: Job, state: str, closure: Sealed | None, now: Millis) -> list[Effect]:
         """Stop work on a job; a stranger's is forgotten but for a tombstone."""
-        self._remember(job.ended(state, closure, now))
+        self.book.end(job.ended(state, closure, now))
         effects: list[Effect] = [CloseJob(job.id, state, closure)]
         if not job.own:
             effects.append(ForgetJob(job.id))
         return [*effects, ShutJob(job.id, keep=job.own)]
-
-    def _remember(self, ended: Ended) -> None:
-        """Keep the last ended jobs at hand, and the ids of all until they expire."""
-        self.jobs.pop(ended.id, None)
-        self.ended[ended.id] = ended
-        self.tombstones[ended.id] = ended.manifest.expires_ms
-        if len(self.ended) > ENDED_MAX:
-            del self.ended[next(iter(self.ended))]
-        if len(self.tombstones) > TOMBSTONES_MAX:
-            del self.tombstones[min(self.tombstones, key=lambda job: (self.tombstones[job], job))]
 
     # ---- frames ------------------------------------------------------------------------------
 
@@ -565,6 +491,26 @@ class Node(msgspec.Struct):
         job.write(entries, now)
         return effects
 
+    def _worked(
+        self, event: ev.UnitExecuted | ev.UnitFaulted | ev.UnitUnavailable, now: Millis
+    ) -> list[Effect]:
+        """A unit came back from the sandbox, or did not get there."""
+        self.executed += isinstance(event, ev.UnitExecuted)
+        job = self.jobs.get(event.job)
+        if job is None or job.volunteer is None:
+            return []
+        match event:
+            case ev.UnitExecuted(unit=unit):
+                entries = job.volunteer.executed_unit(
+                    job.settlement, unit, event.digest, event.length, event.wall_ms
+                )
+            case ev.UnitFaulted(unit=unit):
+                entries = job.volunteer.faulted_unit(job.settlement, unit, event.kind, event.reason)
+            case ev.UnitUnavailable(unit=unit):
+                entries = job.volunteer.unavailable_unit(unit, now)
+        job.write(entries, now)
+        return self._advance(job, now)
+
     def _sharing(self, job: Job) -> int:
         """How many volunteers share a job's work, this one among them."""
         others = {*self.membership.volunteers(), *job.participants}
@@ -609,16 +555,15 @@ class Node(msgspec.Struct):
             effects.append(self._sign_record(now))
         if self.jobs_summary_at is not None and self.jobs_summary_at <= now:
             self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
-            wall_ms = self.wall_ms(now)
-            self.tombstones = {
-                job: until for job, until in self.tombstones.items() if until >= wall_ms
-            }
+            self.book.sweep(self.wall_ms(now))
             for peer, greeted in self.membership.connected.items():
                 if not greeted:  # one of the two hellos may have been lost
                     effects.extend(self.membership.hello(peer))
             if here:
                 self.turn += 1
-                effects.append(Send((here[self.turn % len(here)],), self._known_jobs()))
+                effects.append(
+                    Send((here[self.turn % len(here)],), self.repair.known_jobs(self.book))
+                )
         announce = self.announce_at is not None and self.announce_at <= now
         if announce:
             self.announce_at = None

@@ -1,0 +1,89 @@
+"""Repair by pull: what gossip or a broken connection lost, somebody else still has.
+
+Two peers tell each other now and then which jobs, and which frames of a job, they hold; each
+answers with what the other lacks. A small question may draw a large answer, so the same question
+is answered only every half second.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pfleet.core.effects import Effect, Send
+from p2pfleet.core.machines.book import JOBS_MAX, Book
+from p2pfleet.core.model.ids import JobId, Millis, PeerId
+from p2pfleet.core.wire.messages import AuthorPosition, Deliver, JobsSummary
+
+ANSWER_EVERY_MS = 500
+ENDED_TOLD = 64
+_JOBS = b""
+
+
+class Repair(msgspec.Struct):
+    """When each peer was last answered, by subject: a job's id, or nothing for the list of jobs."""
+
+    answered: dict[tuple[PeerId, bytes], Millis] = {}
+
+    def forget(self, peer: PeerId) -> None:
+        """The peer is gone."""
+        self.answered = {key: at for key, at in self.answered.items() if key[0] != peer}
+
+    def _due(self, peer: PeerId, subject: bytes, now: Millis) -> bool:
+        last = self.answered.get((peer, subject))
+        if last is not None and now - last < ANSWER_EVERY_MS:
+            return False
+        self.answered[peer, subject] = now
+        return True
+
+    @staticmethod
+    def known_jobs(book: Book) -> JobsSummary:
+        """Open jobs, and the last that ended; who still has an older one open is told anyway."""
+        return JobsSummary(
+            tuple(sorted(book.open)[:JOBS_MAX]), tuple(sorted(list(book.ended)[-ENDED_TOLD:]))
+        )
+
+    def answer_jobs(
+        self,
+        book: Book,
+        peer: PeerId,
+        theirs_open: tuple[JobId, ...],
+        theirs_closed: tuple[JobId, ...],
+        now: Millis,
+    ) -> list[Effect]:
+        """Manifests that the peer lacks, and the ends of jobs that it thinks open."""
+        if not self._due(peer, _JOBS, now):
+            return []
+        known = {*theirs_open, *theirs_closed}
+        effects: list[Effect] = [
+            Send((peer,), Deliver(job.sealed.sealed))
+            for job_id, job in sorted(book.open.items())
+            if job_id not in known
+        ]
+        for job_id in sorted(set(theirs_open)):
+            ended = book.ended.get(job_id)
+            if ended is not None and ended.closure is not None:
+                effects.append(Send((peer,), Deliver(ended.closure)))
+        return effects
+
+    def answer_frames(
+        self,
+        book: Book,
+        peer: PeerId,
+        job_id: JobId,
+        positions: tuple[AuthorPosition, ...],
+        now: Millis,
+    ) -> list[Effect]:
+        """Frames of a job that the peer lacks; the job's end; or that we lack the job itself."""
+        job = book.open.get(job_id)
+        if not self._due(peer, _JOBS if job is None else job_id, now):
+            return []
+        if job is not None:
+            job.join(peer)
+            return list(job.log.missing(peer, positions))
+        ended = book.ended.get(job_id)
+        if ended is not None and ended.closure is not None:
+            return [Send((peer,), Deliver(ended.closure))]
+        if book.knows(job_id):
+            return []
+        # Telling the peer what we know makes it send the manifest that we lack.
+        return [Send((peer,), self.known_jobs(book))]
