@@ -1,0 +1,358 @@
+"""What people ask of a running node: in its own process, or over the control socket."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import trio
+
+from p2pfleet import __version__
+from p2pfleet.adapters.control.server import Method
+from p2pfleet.adapters.network import OpenNetwork
+from p2pfleet.adapters.store import FilePacks, SqliteStore
+from p2pfleet.adapters.store.durable_file import replace_file
+from p2pfleet.config import NodeConfig
+from p2pfleet.core import events as ev
+from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
+from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
+from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
+from p2pfleet.core.wire.codec import encode
+from p2pfleet.core.wire.verified import VerifiedManifest
+from p2pfleet.publishing import SubmitRequest
+from p2pfleet.results import Progress, write_results
+from p2pfleet.runtime.clock import SystemClock
+from p2pfleet.runtime.driver import Driver
+from p2pfleet.runtime.signing import open_sealed
+from p2pfleet.runtime.views import ended_view, idle_reason, job_view, peer_view, record_view
+
+SUBMITTED = "submitted"
+CHANGE_DEBOUNCE_S = 0.2
+
+
+class RunningNode:
+    """What the command line (or a program) asks of a node that runs in this process."""
+
+    def __init__(
+        self,
+        *,
+        config: NodeConfig,
+        driver: Driver,
+        store: SqliteStore,
+        packs: FilePacks,
+        network: OpenNetwork,
+        prepare_job: Callable[..., Any],
+        clock: SystemClock,
+        stop: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._driver = driver
+        self._store = store
+        self._packs = packs
+        self._network = network
+        self._prepare = prepare_job
+        self._clock = clock
+        self._stop = stop
+        self._started = time.monotonic()
+        self.peer = driver.node.me
+        self.addresses = network.addresses
+
+    # ---- jobs --------------------------------------------------------------------------------
+
+    async def submit(self, request: SubmitRequest) -> JobId:
+        """Read, check and publish a job; when this returns the job is durable.
+
+        Raises :class:`P2pfleetError` for whatever is wrong with it.
+        """
+        holder = secrets.token_bytes(16)
+        try:
+            draft = await self._prepare(
+                request,
+                network=self._config.network.id,
+                publisher=self.peer,
+                wall_ms=self._clock.wall_ms(),
+                pin=partial(self._packs.pin, holder),
+            )
+            sealed_id = JobId(sha256(encode(draft.manifest)))
+            await trio.to_thread.run_sync(self._packs.pin, sealed_id, list(draft.blobs))
+            await trio.to_thread.run_sync(self._note, sealed_id, request, draft.names)
+            published = await self._driver.publish(draft.manifest)
+            assert isinstance(published, VerifiedManifest)
+            assert published.job == sealed_id
+            return published.job
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._packs.unpin, holder)
+
+    def _note(self, job: JobId, request: SubmitRequest, names: Iterable[str]) -> None:
+        """What only the publisher knows of a job: where it came from, what its units are called."""
+        folder = self._config.data_dir / SUBMITTED
+        folder.mkdir(mode=0o700, exist_ok=True)
+        note = {"request": msgspec.to_builtins(request), "unit_names": list(names)}
+        replace_file(folder / f"{job.hex()}.json", msgspec.json.encode(note))
+
+    def _unit_names(self, job: JobId) -> tuple[str, ...]:
+        try:
+            note = (self._config.data_dir / SUBMITTED / f"{job.hex()}.json").read_bytes()
+            return tuple(msgspec.json.decode(note)["unit_names"])
+        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+            return ()  # names are for people; a job without them is whole
+
+    def find_job(self, text: str) -> JobId:
+        """The job whose id begins with ``text`` (at least 8 digits)."""
+        node = self._driver.node
+        known = [*node.jobs, *node.ended]
+        found = [job for job in known if job.hex().startswith(text.lower())]
+        if not found:  # the core remembers only the last that ended
+            known = [stored.job for stored in self._store.jobs()]
+            found = [job for job in known if job.hex().startswith(text.lower())]
+        if len(text) < 8 or len(found) != 1:
+            problem = "is ambiguous" if len(found) > 1 else "is not known to this node"
+            raise P2pfleetError(
+                f"The job {text[:80]!r} {problem}.",
+                "See `p2pfleet job list`; at least 8 digits of an id are needed.",
+                ExitCode.USAGE,
+            )
+        return found[0]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job that this node knows: ended ones, then open ones, each the newest last."""
+        node = self._driver.node
+        return [self.job(job) for job in [*node.ended, *node.jobs]]
+
+    def job(self, job: JobId) -> dict[str, Any]:
+        """One job; its units by state, and why the first failed ones did."""
+        node = self._driver.node
+        if job in node.jobs:
+            return job_view(node, node.jobs[job], self._now())
+        return ended_view(node.ended.get(job) or self._ended_long_ago(job))
+
+    def _ended_long_ago(self, job: JobId) -> Ended:
+        """What the store still has of a job that the core has forgotten."""
+        job = self.find_job(job.hex())
+        stored = next(stored for stored in self._store.jobs() if stored.job == job)
+        manifest = open_sealed(stored.manifest)
+        assert isinstance(manifest, VerifiedManifest)
+        units = self._store.units(job)
+        counts = Counter(state for _, state, _ in units if state != "open")
+        failed = [
+            (unit, detail.decode(errors="replace"))
+            for unit, state, detail in units
+            if state == "failed"
+        ]
+        return Ended(
+            id=job,
+            manifest=manifest.manifest,
+            own=stored.own,
+            state=stored.state,
+            reason="",
+            closure=stored.closure,
+            counts=dict(counts),
+            votes=0,
+            volunteers=0,
+            lasted_ms=0,
+            failures=tuple(failed[:FAILURES_KEPT]),
+        )
+
+    async def cancel(self, job: JobId) -> None:
+        """End an own job; what is certified stays."""
+        view = self.job(job)
+        if not view["own"]:
+            raise P2pfleetError(
+                "Only its publisher can cancel a job.",
+                "Run the command with the publisher's --data-dir.",
+                ExitCode.USAGE,
+            )
+        await self._driver.carry_out(ev.CancelRequested(job))
+
+    async def results(
+        self, job: JobId, output: Path, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Write what is decided so far into ``output``; returns the report."""
+        view = self.job(job)
+        if not view["own"]:
+            raise P2pfleetError(
+                "This node did not publish that job, so it has no results of it.",
+                "Run the command with the publisher's --data-dir.",
+                ExitCode.USAGE,
+            )
+        # The core knows of an outcome a moment before the disk does; what follows reads the disk.
+        await self._driver.durable()
+        jobs = await trio.to_thread.run_sync(self._store.jobs)
+        write = partial(
+            write_results,
+            output,
+            stored=next(stored for stored in jobs if stored.job == job),
+            names=self._unit_names(job),
+            view=view,
+            store=self._store,
+            packs=self._packs,
+            progress=progress,
+        )
+        return await trio.to_thread.run_sync(write)
+
+    # ---- the node ----------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What the node is doing, and why not if it does nothing."""
+        node = self._driver.node
+        now = self._now()
+        states = {"active": len(node.jobs)}
+        for ended in node.ended.values():
+            states[ended.state] = states.get(ended.state, 0) + 1
+        resumes = None if node.pause_until is None else max(0, node.pause_until - now)
+        process = psutil.Process()
+        return {
+            "peer": peer_text(node.me),
+            "network": {
+                "name": self._config.network.parameters.name,
+                "id": node.network.hex(),
+            },
+            "version": __version__,
+            "addresses": list(self._network.addresses),
+            "roles": list(node.roles),
+            "slots": node.slots,
+            "paused": node.paused,
+            "reason": idle_reason(node),
+            "resumes_ms": resumes,
+            "peers": len(node.membership.present()),
+            "jobs": states,
+            "executed": node.executed,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "memory_mb": round(process.memory_info().rss / 2**20, 1),
+            "open_files": process.num_fds(),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "data_dir": str(self._config.data_dir),
+            "pid": os.getpid(),
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        """The peers connected now."""
+        return [
+            peer_view(self._driver.node, item.peer, item.address) for item in self._network.peers()
+        ]
+
+    def reputation(self, peer: PeerId | None) -> list[dict[str, Any]]:
+        """The record of one peer, or of all that ever moved, the best first."""
+        standing = self._driver.node.standing
+        if peer is not None:
+            return [record_view(standing, peer)]
+        views = [record_view(standing, known) for known in sorted(standing.records)]
+        return sorted(views, key=lambda view: (-view["score"], view["peer"]))
+
+    async def pause(self, for_ms: int | None) -> None:
+        """Stop computing, until resumed or for so long."""
+        await self._driver.carry_out(ev.PauseRequested(for_ms))
+
+    async def resume(self) -> None:
+        """Go on computing."""
+        await self._driver.carry_out(ev.ResumeRequested())
+
+    async def wait_changed(self) -> None:
+        """Return when something may have changed, at most five times a second."""
+        await self._driver.changed()
+        await trio.sleep(CHANGE_DEBOUNCE_S)
+
+    def stop(self) -> None:
+        """End the node: the body of its ``async with`` is cancelled, quietly.
+
+        Unlike a cancellation from outside, it gives the node's claims back first.
+        """
+        self._stop()
+
+    def _now(self) -> Millis:
+        return Millis(self._clock.monotonic_ms())
+
+    # ---- the control socket ------------------------------------------------------------------
+
+    def methods(self) -> dict[str, Method]:
+        """What the control socket answers."""
+
+        async def ping(_: Mapping[str, Any]) -> Any:
+            return {"peer": peer_text(self.peer), "pid": os.getpid()}
+
+        async def status(_: Mapping[str, Any]) -> Any:
+            return self.status()
+
+        async def peers(_: Mapping[str, Any]) -> Any:
+            return self.peers()
+
+        async def jobs(_: Mapping[str, Any]) -> Any:
+            views = self.jobs()
+            await self._driver.durable()
+            return views
+
+        async def job(params: Mapping[str, Any]) -> Any:
+            view = self.job(self.find_job(_text(params, "job")))
+            await self._driver.durable()
+            return view
+
+        async def cancel(params: Mapping[str, Any]) -> Any:
+            await self.cancel(self.find_job(_text(params, "job")))
+            return {}
+
+        async def results(params: Mapping[str, Any]) -> Any:
+            found = self.find_job(_text(params, "job"))
+            return await self.results(found, Path(_text(params, "output")))
+
+        async def submit(params: Mapping[str, Any]) -> Any:
+            try:
+                request = msgspec.convert(params, SubmitRequest)
+            except msgspec.ValidationError as error:
+                raise P2pfleetError(
+                    f"The job cannot be published: {error}.",
+                    "See p2pfleet submit --help.",
+                    ExitCode.USAGE,
+                ) from error
+            return {"job": (await self.submit(request)).hex()}
+
+        async def reputation(params: Mapping[str, Any]) -> Any:
+            text = params.get("peer")
+            if text is None:
+                return self.reputation(None)
+            try:
+                return self.reputation(parse_peer(_text(params, "peer")))
+            except Malformed as error:
+                raise P2pfleetError(
+                    f"{text!r} is not a peer id: {error}.",
+                    "See `p2pfleet peers`.",
+                    ExitCode.USAGE,
+                ) from error
+
+        async def pause(params: Mapping[str, Any]) -> Any:
+            for_ms = params.get("for_ms")
+            if for_ms is not None and (not isinstance(for_ms, int) or for_ms <= 0):
+                raise P2pfleetError("A pause lasts a positive time.", "Say for instance 2h.")
+            await self.pause(for_ms)
+            return {}
+
+        async def resume(_: Mapping[str, Any]) -> Any:
+            await self.resume()
+            return {}
+
+        async def stop(_: Mapping[str, Any]) -> Any:
+            self.stop()
+            return {}
+
+        return {
+            method.__name__: method
+            for method in (
+                ping, status, peers, jobs, job, cancel, results, submit, reputation, pause,
+                resume, stop,
+            )
+        }  # fmt: skip
+
+
+def _text(params: Mapping[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str):
+        raise P2pfleetError(f"{key!r} is missing.", "See p2pfleet --help.", ExitCode.USAGE)
+    return value
