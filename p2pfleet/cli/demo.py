@@ -222,8 +222,8 @@ def _summary(
     rows = [
         (
             node["peer"][-8:], node["credit"], node["contradicted"], float(node["score"]),
-            "told to lie" if node["liar"] else "",
+            "told to lie" if node["liar"] else "honest",
         )
         for node in document["nodes"]
     ]  # fmt: skip
-    return [*lines, *table(("node", "credit", "contradicted", "score", ""), rows), ""]
+    return [*lines, *table(("node", "credit", "contradicted", "score", "is"), rows), ""]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+# What is left of event loops that were given up. As long as they are held, nothing of them is torn
+# down; that would only print tracebacks.
+wrecks: list[BaseException] = []
+
 CLOSE_PATIENCE_S = 20.0
 HURRY_PATIENCE_S = 3.0
 
@@ -141,6 +145,7 @@ def with_node(
     except (_GaveUp, trio.TrioInternalError) as error:
         if not _gave_up(error):
             raise
+        wrecks.append(error)
         if ended.error is not None:
             raise ended.error from None  # why it was closing at all
         ended.torn = True

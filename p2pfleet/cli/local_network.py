@@ -29,6 +29,8 @@ from p2pfleet.config import NETWORK_FILE, load_network, save_network, write_file
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 
+# -P: a numpy.py in the folder that we were called from is none of our business.
+PROGRAM = (sys.executable, "-P", "-m", "p2pfleet.cli.main")
 RECORD_FILE = "testnet.json"
 LOG_FILE = "node.log"
 MAX_NODES = 200
@@ -152,9 +154,8 @@ class LocalNetwork:
     ) -> None:
         folder = self.folder(number)
         make_folder(folder)
-        # -P: a numpy.py in the folder that we were called from is none of our business.
         command = [
-            sys.executable, "-P", "-m", "p2pfleet.cli.main", "testnet", "node",
+            *PROGRAM, "testnet", "node",
             "--data-dir", str(folder), "--network", str(self.network_file),
             "--listen", f"/ip4/127.0.0.1/tcp/{port}", "--slots", str(slots),
             "--role", "volunteer",

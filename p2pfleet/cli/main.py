@@ -151,7 +151,16 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """What the ``p2pfleet`` script calls."""
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as end:
+        embedded = sys.modules.get("p2pfleet.cli.embedded")
+        if embedded is not None and embedded.wrecks:
+            # A node did not close in time; neither might its threads, nor the interpreter quietly.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else ExitCode.FAILED)
+        raise
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -147,6 +148,14 @@ def make_request(
             "Raise --replicas-max or lower --quorum.",
             ExitCode.USAGE,
         )
+    for key, value in limits.items():
+        if not math.isfinite(value):
+            option = key.replace("_", "-")
+            raise P2pfleetError(
+                f"--{option} {value} is no number to reckon with.",
+                "See 'p2pfleet submit --help'.",
+                ExitCode.USAGE,
+            )
     files = [file for path in inputs for file in _input_files(path)]
     return {
         "model": str(model.absolute()),

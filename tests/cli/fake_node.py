@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from p2pfleet.adapters.control.place import socket_path
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 
 NETWORK = NetworkFile(NetworkParameters("testnet-fake", testnet=True))
@@ -96,8 +101,10 @@ def serving(data_dir: Path) -> Iterator[FakeNode]:
     """A node that answers in ``data_dir`` while the block runs."""
     data_dir.mkdir(parents=True, exist_ok=True)
     node = FakeNode(data_dir)
+    (data_dir / "control.sock").unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(data_dir / "control.sock"))
+    with socket_path(data_dir) as path:
+        listener.bind(path)
     listener.listen(8)
 
     def serve() -> None:
@@ -121,3 +128,37 @@ def serving(data_dir: Path) -> Iterator[FakeNode]:
         listener.close()
         thread.join(10)
         assert not thread.is_alive()
+
+
+def main() -> None:
+    """A process that takes the options of ``testnet node`` and does nothing but answer.
+
+    The environment makes it fail: FAKE_NODE_DIES is the number of a node that ends at its start,
+    FAKE_NODE_STUBBORN of one that ignores SIGTERM.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", nargs=2)
+    parser.add_argument("--data-dir", type=Path)
+    for option in ("--network", "--listen", "--slots", "--role"):
+        parser.add_argument(option, action="append")
+    for flag in ("--liar", "--while-stdin"):
+        parser.add_argument(flag, action="store_true")
+    options = parser.parse_args()
+    folder: Path = options.data_dir
+    number = folder.name.removeprefix("node-")
+    if os.environ.get("FAKE_NODE_DIES") == number:
+        sys.exit("the disk is full of stones")
+    stop = threading.Event()
+    if os.environ.get("FAKE_NODE_STUBBORN") == number:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    (folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
+    with serving(folder):
+        # In steps, since only Python code between two of them sees a signal.
+        while not stop.wait(0.05):
+            pass
+
+
+if __name__ == "__main__":
+    main()

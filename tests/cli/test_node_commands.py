@@ -39,9 +39,7 @@ def test_a_pause_lasts_as_long_as_it_says(
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "0s", "2x", "-1h", "9999d", "1h 30m", "２h"])
-def test_a_pause_that_is_no_time_span_is_refused(
-    invoke: Invoke, node: FakeNode, text: str
-) -> None:
+def test_a_pause_that_is_no_time_span_is_refused(invoke: Invoke, node: FakeNode, text: str) -> None:
     result = invoke("pause", "--for", text, "--json")
     assert result.exit_code == ExitCode.USAGE
     assert document(result)["error"]["code"] == ExitCode.USAGE
@@ -113,9 +111,7 @@ def test_results_are_asked_for_with_an_absolute_folder(
     assert node.of("results") == [{"job": JOB, "output": str(tmp_path / "out")}]
 
 
-def test_results_of_a_job_that_goes_on_are_not_complete(
-    invoke: Invoke, node: FakeNode
-) -> None:
+def test_results_of_a_job_that_goes_on_are_not_complete(invoke: Invoke, node: FakeNode) -> None:
     result = invoke("job", "results", JOB, "--output", "out", "--json")
     assert result.exit_code == ExitCode.FAILED
     assert document(result)["complete"] is False
