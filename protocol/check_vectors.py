@@ -69,6 +69,13 @@ def cids(case: dict[str, Any]) -> Iterator[Any]:
     yield rules.parse_cid(case["text"]), cid
 
 
+def job_ids(case: dict[str, Any]) -> Iterator[Any]:
+    if "refused" in case:
+        yield refusal(lambda: rules.parse_job(case["refused"])), "text"
+        return
+    yield rules.parse_job(case["text"]), case["job"]
+
+
 def messages(case: dict[str, Any]) -> Iterator[Any]:
     data = expand(case["encoding"])
     yield rules.sha(data), case["sha256"]
@@ -95,6 +102,13 @@ def bundles(case: dict[str, Any]) -> Iterator[Any]:
     yield rules.sha(data), case["digest"]
     if "file" in case:
         yield rules.outputs_file(case["tensors"]).hex(), case["file"]
+
+
+def records(case: dict[str, Any]) -> Iterator[Any]:
+    name, record = rules.verified(case["record"])
+    yield name, case["hash"]
+    network = rules.network_id(**case["network"])
+    yield rules.judge_record(record, network, case["wall_ms"]), case["verdict"]
 
 
 def jobs(case: dict[str, Any]) -> Iterator[Any]:
@@ -125,6 +139,10 @@ def frames(case: dict[str, Any]) -> Iterator[Any]:
 
 
 def claims(case: dict[str, Any]) -> Iterator[Any]:
+    if "held" in case:
+        names = ("mean_ms", "slots", "remaining", "volunteers")
+        yield rules.lease_units(*(case[name] for name in names)), case["held"]
+        return
     salt, unit = bytes.fromhex(case["salt"]), case.get("unit")
     if unit is None:
         peer = bytes.fromhex(case["peer"])
@@ -168,10 +186,10 @@ def reputation(case: dict[str, Any]) -> Iterator[Any]:
 
 
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
-    "identities": identities, "networks": networks, "cids": cids, "messages": messages,
-    "refused": refused, "sealed": sealed, "bundles": bundles, "jobs": jobs, "frames": frames,
-    "claims": claims, "decisions": decisions, "certificates": certificates,
-    "reputation": reputation,
+    "identities": identities, "networks": networks, "cids": cids, "job_ids": job_ids,
+    "messages": messages, "refused": refused, "sealed": sealed, "bundles": bundles,
+    "records": records, "jobs": jobs, "frames": frames, "claims": claims,
+    "decisions": decisions, "certificates": certificates, "reputation": reputation,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
-from math import prod
+from math import ceil, prod
 from typing import Any
 from urllib.parse import quote
 
@@ -140,6 +140,7 @@ MESSAGE = tagged(
     ("deliver", "Deliver", record(sealed=SEALED)),
     ("jobs", "JobsSummary", record(open=many(HASH, 0, 512), closed=many(HASH, 0, 512))),
     ("frames", "FramesSummary", record(job=HASH, positions=many(POSITION, 0, 1024))),
+    ("wanted", "Wanted", record(job=HASH, units=many(UNIT, 1, 1024))),
 )
 BLOB_MESSAGE = tagged(
     ("want", "BlobRequest", record(network=HASH, cid=CID, offset=SIZE, length=SIZE)),
@@ -171,6 +172,8 @@ def bundle(value: Any) -> list[Any]:
     need(len({one["name"] for one in tensors}) == len(tensors), "bundle")
     for one in tensors:
         need(len(one["data"]) // 2 == prod(one["shape"]) * WIDTHS[one["dtype"]], "bundle")
+        if one["dtype"] == "bool":
+            need(set(bytes.fromhex(one["data"])) <= {0, 1}, "bundle")
     return tensors
 
 
@@ -235,6 +238,11 @@ def parse_cid(given: str) -> bytes:
     return cid
 
 
+def parse_job(given: str) -> str:
+    need(re.fullmatch("[0-9a-f]{64}", given) is not None, "text")
+    return given
+
+
 def open_sealed(sealed: dict[str, Any]) -> dict[str, Any]:
     """The body inside, once it is shown that the one it names signed it."""
     body, signer = bytes.fromhex(sealed["body"]), bytes.fromhex(sealed["signer"])
@@ -261,21 +269,44 @@ def network_id(name: str, testnet: bool) -> str:
 
 # ---- jobs.md, frames.md ----------------------------------------------------------------------
 
-SKEW_MS, LIFE_MS = 120_000, 30 * DAY_MS
+SKEW_MS = 120_000
+
+
+def judge_times(issued: int, expires: int, longest: int, wall_ms: int) -> tuple[list[str], ...]:
+    """What is wrong with a life: of its own accord, and by the receiver's clock."""
+    wrong, late = [], []
+    if expires <= issued:
+        wrong.append("reject order")
+    if expires - issued > longest:
+        wrong.append("reject life")
+    if expires + SKEW_MS < wall_ms:
+        late.append("ignore expired")
+    if issued - SKEW_MS > wall_ms:
+        late.append("ignore future")
+    return wrong, late
+
+
+def judge_record(peer: dict[str, Any], network: str, wall_ms: int) -> str:
+    wrong, late = judge_times(peer["issued_ms"], peer["expires_ms"], DAY_MS, wall_ms)
+    if peer["network"] != network:
+        return "reject network"
+    return [*wrong, *late, "accept"][0]
 
 
 def judge_manifest(manifest: dict[str, Any], network: str, wall_ms: int) -> str:
-    issued, expires, stop = manifest["issued_ms"], manifest["expires_ms"], manifest["stop"]
-    checks = (
-        (manifest["network"] != network, "reject network"),
-        (expires <= issued, "reject order"),
-        (expires - issued > LIFE_MS, "reject life"),
-        (stop["replicas_max"] < stop["quorum"], "reject quorum"),
-        (expires + SKEW_MS < wall_ms, "ignore expired"),
-        (issued - SKEW_MS > wall_ms, "ignore future"),
-        (manifest["shards"] != 1, "ignore shards"),
-    )
-    return next((verdict for failed, verdict in checks if failed), "accept")
+    times = manifest["issued_ms"], manifest["expires_ms"]
+    wrong, late = judge_times(*times, 30 * DAY_MS, wall_ms)
+    if manifest["network"] != network:
+        return "reject network"
+    if manifest["stop"]["replicas_max"] < manifest["stop"]["quorum"]:
+        wrong.append("reject quorum")
+    if not all(manifest[one].startswith(CID_PREFIX.hex()) for one in ("model", "table")):
+        wrong.append("reject cid")
+    if manifest["table_bytes"] > KINDS["table"][1]:
+        wrong.append("reject table")
+    if manifest["shards"] != 1:
+        late.append("ignore shards")
+    return [*wrong, *late, "accept"][0]
 
 
 def judge_closure(closure: dict[str, Any], manifest: dict[str, Any]) -> str:
@@ -290,7 +321,10 @@ def judge_frame(frame: dict[str, Any], manifest: dict[str, Any]) -> str:
     if frame["author"] == manifest["publisher"]:
         return "reject publisher"
     units = [unit for one in frame["entries"] for unit in one.get("units", [one.get("unit")])]
-    return "accept" if max(units) < manifest["units"] else "reject unit"
+    if max(units) >= manifest["units"]:
+        return "reject unit"
+    longest = max(one.get("length", 0) for one in frame["entries"])
+    return "accept" if longest <= manifest["limits"]["output_bytes"] else "reject length"
 
 
 def judge_table(data: bytes, manifest: dict[str, Any]) -> str:
@@ -314,7 +348,7 @@ class FrameLog:
     """Which frames of a job are here; the same rules as in ``frames.md``."""
 
     def __init__(self, units: int, leases: int) -> None:
-        self.budget = 256 + 8 * units + 128 * leases
+        self.budget = 256 + 8 * units + min(128 * leases, 1_000_000)
         self.next: dict[tuple[str, int], int] = {}
         self.ahead: dict[tuple[str, int], set[int]] = {}
         self.written: dict[str, int] = {}
@@ -355,6 +389,14 @@ class FrameLog:
 
 def rank(salt: bytes, unit: int, peer: bytes) -> bytes:
     return hashlib.sha256(salt + struct.pack(">Q", unit) + peer).digest()
+
+
+def lease_units(mean_ms: int | None, slots: int, remaining: int, volunteers: int) -> int:
+    """How many units to hold at once."""
+    if mean_ms is None:
+        return 2 * slots
+    share = ceil(Fraction(remaining, 2 * volunteers))
+    return max(slots, min(64, slots * round(Fraction(2000, mean_ms)), share))
 
 
 def decide(quorum: int, replicas_max: int, votes: list[str], failures: list[str]) -> list[Any]:

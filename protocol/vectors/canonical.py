@@ -13,6 +13,7 @@ from samples import (
     ALICE,
     BASE,
     BOB,
+    JOB,
     VALID_BODIES,
     VALID_OTHERS,
     frame,
@@ -24,6 +25,7 @@ from p2pfleet.core.model.ids import (
     PeerId,
     cid_of,
     cid_text,
+    parse_job,
     peer_text,
     sha256,
 )
@@ -80,6 +82,9 @@ def identities() -> Iterable[Case]:
         ("a zero byte in front", "1" + good),
         ("the SHA-256 multihash of an RSA key", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"),
         ("longer than 80 letters", good + "2" * 40),
+        ("a space behind it", good + " "),
+        ("a line feed behind it", good + "\n"),
+        ("a space before it", " " + good),
     ):
         yield {"about": about, "refused": given}
 
@@ -102,6 +107,7 @@ def networks() -> Iterable[Case]:
     for about, name in (
         ("empty name", ""), ("65 letters", "x" * 65), ("a capital", "Main"), ("a space", "a b"),
         ("begins with a dash", "-a"), ("begins with a dot", ".a"), ("an umlaut", "m\u00e4in"),
+        ("a line feed behind it", "main\n"), ("an underscore", "a_b"),
     ):  # fmt: skip
         yield {"about": about, "name": name, "testnet": False, "refused": "bound"}
 
@@ -122,7 +128,30 @@ def cids() -> Iterable[Case]:
         ("a digit that base32 does not have", good[:-1] + "1"),
         ("cut short", good[:-8]),
         ("version 0", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"),
+        ("capitals", "b" + good[1:].upper()),
+        ("a capital B", "B" + good[1:]),
+        ("padding", good + "======"),
+        ("bits behind the end", good[:-1] + "v"),
+        ("a line feed behind it", good + "\n"),
         ("the dag-pb codec", "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"),
+    ):
+        yield {"about": about, "refused": given}
+
+
+def job_ids() -> Iterable[Case]:
+    good = JOB.hex()
+    assert parse_job(good) == JOB
+    yield {"about": "64 hexadecimal digits", "text": good, "job": JOB.hex()}
+    for about, given in (
+        ("empty", ""),
+        ("63 digits", good[:-1]),
+        ("65 digits", good + "0"),
+        ("capitals", good.upper()),
+        ("0x before it", "0x" + good),
+        ("spaces between the bytes", " ".join(good[at : at + 2] for at in range(0, 64, 2))),
+        ("a line feed behind it", good + "\n"),
+        ("a letter that is no digit", good[:-1] + "g"),
+        ("a digit of another script", good[:-1] + "\u0663"),
     ):
         yield {"about": about, "refused": given}
 

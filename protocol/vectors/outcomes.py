@@ -74,6 +74,32 @@ def claiming() -> Iterable[Case]:
             "ranks": {peer.hex(): claims.rank(SALT, unit, peer).hex() for peer in peers},
             "meetings": meetings,
         }
+    yield from leases()
+
+
+def leases() -> Iterable[Case]:
+    """How many units a volunteer holds at once, in ``claims.json``."""
+    for about, mean_ms, slots, remaining, volunteers in (
+        ("nothing known yet", None, 1, 1000, 3),
+        ("nothing known yet, four slots", None, 4, 1000, 3),
+        ("two seconds of work", 100, 1, 1000, 3),
+        ("two seconds of work for each slot", 500, 4, 1000, 3),
+        ("never more than 64", 1, 1, 1000, 3),
+        ("but a unit for each slot", 1, 100, 100_000, 3),
+        ("slow units", 60_000, 2, 1000, 3),
+        ("half a fair share", 10, 1, 100, 5),
+        ("half a fair share, rounded up", 10, 1, 101, 5),
+        ("alone", 10, 1, 10, 1),
+        ("nothing remains", 10, 2, 0, 5),
+    ):
+        yield {
+            "about": f"units held: {about}",
+            "mean_ms": mean_ms,
+            "slots": slots,
+            "remaining": remaining,
+            "volunteers": volunteers,
+            "held": claims.lease_units(mean_ms, slots, remaining, volunteers),
+        }
 
 
 def decisions() -> Iterable[Case]:

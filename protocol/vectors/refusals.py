@@ -91,6 +91,7 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
     sealed, hello = SEALED_RECORD, _named("hello")
     jobs, frames = _named("a jobs summary"), _named("a frames summary")
     want, have = _named("a request"), _named("found")
+    wanted = _named("one unit wanted")
     digest, vote, long_hash = bytes(32), [bytes(32), 0], bytes(33)
     changes: tuple[tuple[str, Any, tuple[tuple[Any, ...], ...]], ...] = (
         ("body", manifest, (
@@ -145,6 +146,10 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("message", frames, ((1, b"", "bound"), (2, [[ID, 0]], "fields"),
                              (2, [[ID, CLOCK, 0]], "bound"), (2, [[ID, 0, CLOCK]], "bound"),
                              (2, [[b"", 0, 0]], "bound"))),
+        ("message", wanted, (
+            (1, bytes(31), "bound"), (1, long_hash, "bound"), (2, [], "bound"),
+            (2, [1_000_000], "bound"), (2, [-1], "bound"), (2, [True], "type"), (2, 7, "type"),
+            (2, MISSING, "fields"), (0, "Wanted", "tag"))),
         ("blob message", want, ((1, b"", "bound"), (2, bytes(35), "bound"),
                                 (3, 16 * GIB + 1, "bound"), (4, 16 * GIB + 1, "bound"))),
         ("blob message", have, ((1, 1, "type"), (2, -1, "bound"), (2, 16 * GIB + 1, "bound"))),
@@ -175,6 +180,9 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
             yield f"{name}, field {list(where)}: {shown}", kind, rule, msgpack.packb(raw)
     twice = [["x", "uint8", [0], b""]] * 2
     yield "two tensors of one name", "bundle", "bundle", msgpack.packb(twice)
+    for about, data in (("2", b"\x00\x02"), ("255", b"\xff\x01")):
+        truths = [["x", "bool", [2], data]]
+        yield f"a bool that holds a {about}", "bundle", "bundle", msgpack.packb(truths)
 
 
 def _long() -> Iterable[dict[str, Any]]:
@@ -189,6 +197,8 @@ def _long() -> Iterable[dict[str, Any]]:
          [["93a46a6f6273dc0201", 1], ["c420" + ID.hex(), 513], ["90", 1]]),
         ("1025 positions", "message", "bound",
          [["93a66672616d6573c420" + ID.hex() + "dc0401", 1], position]),
+        ("1025 units wanted", "message", "bound",
+         [["93a677616e746564c420" + ID.hex() + "dc0401", 1], ["07", 1025]]),
         ("1025 packs", "table", "bound", [["92dc0401", 1], ["c424" + "00" * 36, 1025], ["90", 1]]),
         ("65 tensors", "bundle", "bound", _tensors(65)),
         ("a body of 32 KiB and a byte", "sealed", "bound",

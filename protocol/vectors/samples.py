@@ -30,6 +30,7 @@ from p2pfleet.core.wire.messages import (
     Release,
     Reveal,
     VoteRef,
+    Wanted,
     job_id,
 )
 from p2pfleet.runtime.signing import Signer
@@ -149,6 +150,9 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("message", "a frames summary of nothing", FramesSummary(JOB, ())),
     ("message", "a frames summary", FramesSummary(JOB, (
         AuthorPosition(ALICE.peer, ISSUED_MS, 4), AuthorPosition(PeerId(BOB.peer), 0, 2**53 - 1)))),
+    ("message", "one unit wanted", Wanted(JOB, (3,))),
+    ("message", "1024 units wanted, in any order, even twice", Wanted(
+        JOB, (999_999, 7, 7, *range(1021)))),
     ("blob message", "a request", BlobRequest(ID, cid_of(PACK), 10, 20)),
     ("blob message", "a request for everything there can be",
      BlobRequest(ID, cid_of(PACK), 16 * GIB, 16 * GIB)),

@@ -1,4 +1,4 @@
-"""Vectors of ``jobs.md`` and ``frames.md``: what is taken, ignored, rejected."""
+"""Vectors of ``identity.md``, ``jobs.md`` and ``frames.md``: what is taken, ignored, rejected."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from samples import (
     NETWORK,
     OTHER_NETWORK,
     PUBLISHER,
+    RECORD,
     TABLE,
     frame,
 )
@@ -21,6 +22,7 @@ from samples import (
 from p2pfleet.core.errors import Accept, Verdict
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.model.ids import (
+    Cid,
     Digest,
     PeerId,
     cid_of,
@@ -48,6 +50,36 @@ def _verdict(verdict: Verdict, check: str) -> str:
     return "accept" if isinstance(verdict, Accept) else f"{type(verdict).__name__.lower()} {check}"
 
 
+def records() -> Iterable[Case]:
+    replace = msgspec.structs.replace
+    issued, expires = RECORD.issued_ms, RECORD.expires_ms
+    day = 24 * 3600 * 1000
+    for about, check, record, network, wall_ms in (
+        ("in time", "", RECORD, NETWORK, issued),
+        ("another network", "network", RECORD, OTHER_NETWORK, issued),
+        ("expires when issued", "order", replace(RECORD, expires_ms=issued), NETWORK, issued),
+        ("a day", "", replace(RECORD, expires_ms=issued + day), NETWORK, issued),
+        ("a millisecond more", "life", replace(RECORD, expires_ms=issued + day + 1), NETWORK,
+         issued),
+        ("too long, and expired", "life", replace(RECORD, expires_ms=issued + day + 1), NETWORK,
+         expires * 2),
+        ("expired by two minutes", "", RECORD, NETWORK, expires + 120_000),
+        ("expired by more", "expired", RECORD, NETWORK, expires + 120_001),
+        ("two minutes early", "", RECORD, NETWORK, issued - 120_000),
+        ("earlier", "future", RECORD, NETWORK, issued - 120_001),
+    ):  # fmt: skip
+        sealed = ALICE.seal(record)
+        verdict = admission.judge_record(record, network_id(network), wall_ms)
+        yield {
+            "about": about,
+            "record": encode(sealed).hex(),
+            "hash": sealed.hash.hex(),
+            "network": {"name": network.name, "testnet": network.testnet},
+            "wall_ms": wall_ms,
+            "verdict": _verdict(verdict, check),
+        }
+
+
 def jobs() -> Iterable[Case]:
     replace = msgspec.structs.replace
     issued, expires = MANIFEST.issued_ms, MANIFEST.expires_ms
@@ -64,6 +96,14 @@ def jobs() -> Iterable[Case]:
          issued),
         ("fewer replicas, and expired", "quorum", replace(MANIFEST, stop=FixedQuorum(3, 2)), False,
          expires * 2),
+        ("a model that is no raw SHA-256 CID", "cid",
+         replace(MANIFEST, model=dag_pb(MANIFEST.model)), False, issued),
+        ("a table that is no raw SHA-256 CID", "cid",
+         replace(MANIFEST, table=dag_pb(MANIFEST.table)), False, issued),
+        ("a table of 64 MiB", "", replace(MANIFEST, table_bytes=64 * 2**20), False, issued),
+        ("a byte more", "table", replace(MANIFEST, table_bytes=64 * 2**20 + 1), False, issued),
+        ("too large a table, and expired", "table",
+         replace(MANIFEST, table_bytes=64 * 2**20 + 1), False, expires * 2),
         ("expired by two minutes", "", MANIFEST, False, expires + 120_000),
         ("expired by more", "expired", MANIFEST, False, expires + 120_001),
         ("two minutes early", "", MANIFEST, False, issued - 120_000),
@@ -114,6 +154,10 @@ def jobs() -> Iterable[Case]:
         ("reveals one", "reject unit", ALICE,
          frame(ALICE, [Claim((0,)), Reveal(last + 1, 0, Digest(bytes(32)), 1)])),
         ("fails one", "reject unit", ALICE, frame(ALICE, [Failure(last + 1, 0, "model: no")])),
+        ("an output of the largest size", "accept", ALICE,
+         frame(ALICE, [Reveal(0, 0, Digest(bytes(32)), MANIFEST.limits.output_bytes)])),
+        ("an output of a byte more", "reject length", ALICE,
+         frame(ALICE, [Reveal(0, 0, Digest(bytes(32)), MANIFEST.limits.output_bytes + 1)])),
     ):  # fmt: skip
         sealed = signer.seal(written)
         yield {
@@ -127,12 +171,17 @@ def jobs() -> Iterable[Case]:
     yield from _tables()
 
 
+def dag_pb(cid: Cid) -> Cid:
+    """The same hash under another codec."""
+    return Cid(b"\x01\x70" + cid[2:])
+
+
 def _tables() -> Iterable[Case]:
     replace = msgspec.structs.replace
     data = encode(TABLE)
     unit = TABLE.units[0]
     stray = replace(TABLE, units=(*TABLE.units[:-1], replace(unit, pack=1)))
-    wrong_cid = UnitTable((b"\x01\x70" + TABLE.packs[0][2:],), TABLE.units)  # type: ignore[arg-type]
+    wrong_cid = UnitTable((dag_pb(TABLE.packs[0]),), TABLE.units)
     for about, verdict, given, promised in (
         ("as promised", "accept", data, {}),
         ("other bytes", "refuse content", data, {"table": cid_of(b"other")}),
@@ -210,6 +259,26 @@ def frames() -> Iterable[Case]:
         leases=2,
     )
     yield _log(
+        "but a million for lease times at most",
+        1,
+        [["A", 1, 0, 1, 1_000_264, "accept"], ["A", 1, 1, 1, 1, "ignore budget"]],
+        [],
+        leases=7_813,
+    )
+    yield _log(
+        "1024 authors and their incarnations, and one more",
+        8,
+        [
+            *(["A", one, 0, 1, 1, "accept"] for one in range(1000)),
+            *(["B", one, 0, 1, 1, "accept"] for one in range(24)),
+            ["C", 1, 0, 1, 1, "ignore authors"],
+            ["A", 1000, 0, 1, 1, "ignore authors"],
+            ["B", 0, 1, 1, 1, "accept"],
+        ],
+        [],
+        leases=10,
+    )
+    yield _log(
         "at most 128 frames an answer, authors in order",
         100,
         [["A", 1, 0, 100, 1, "accept"], ["B", 1, 0, 100, 1, "accept"]],
@@ -222,6 +291,7 @@ def _log(about: str, units: int, arrivals: list[Any], asked: list[Any], leases: 
     reasons = {
         "a frame of this number is here already": "ignore known",
         "too far ahead of what is here": "ignore ahead",
+        "too many authors": "ignore authors",
         "its author has written more than this job can need": "ignore budget",
         None: "accept",
     }

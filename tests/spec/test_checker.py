@@ -112,7 +112,8 @@ def test_every_changed_value_is_noticed(name: str, check_file: Check) -> None:
             put(broken, place, changed)
             told = check_file(name, {"cases": [broken]})
             assert told, f"{name}, case {at} ({case['about']}): {place} was changed unnoticed"
-    assert count >= len(document["cases"]) // 2
+    # A text that is refused has no bytes to change.
+    assert count >= sum("refused" not in case for case in document["cases"])
 
 
 def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
@@ -150,6 +151,8 @@ def put(case: Any, place: Place, value: Any) -> None:
         ("reputation", "votes", lambda value: not value),
         ("reputation", "agreed", lambda value: value + 1),
         ("jobs", "verdict", lambda value: value + "!"),
+        ("records", "verdict", lambda value: value + "!"),
+        ("claims", "held", lambda value: value + 1),
         ("refused", "rule", lambda value: value + "!"),
         ("frames", "arrivals", lambda value: [*value, ["Z", 9, 0, 1, 1, "ignore known"]]),
         ("identities", "peer_id", lambda value: value[::-1]),

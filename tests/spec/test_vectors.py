@@ -6,6 +6,7 @@ The other implementation, which knows nothing of this one, is run in ``test_chec
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,28 @@ import msgspec
 import pytest
 
 from p2pfleet.adapters.inputs.outputs import outputs_path, read_outputs_file, write_outputs
-from p2pfleet.core.effects import Report, SaveFrame
+from p2pfleet.core.effects import Effect, Report, SaveFrame, Send
 from p2pfleet.core.errors import Accept, Malformed, Reject, Verdict
-from p2pfleet.core.events import FrameReceived, ManifestReceived, RestoreFinished, Started
+from p2pfleet.core.events import (
+    FrameReceived,
+    HelloReceived,
+    ManifestReceived,
+    PeerConnected,
+    RestoreFinished,
+    Started,
+)
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import (
     Digest,
     JobId,
     Millis,
+    NetworkId,
     PeerId,
     cid_of,
     cid_text,
     parse_cid,
+    parse_job,
     parse_peer,
     peer_text,
     sha256,
@@ -55,7 +65,13 @@ from p2pfleet.core.wire.names import (
     rendezvous_key,
 )
 from p2pfleet.core.wire.tensors import decode_bundle, digest_of
-from p2pfleet.core.wire.verified import VerifiedClosure, VerifiedFrame, VerifiedManifest
+from p2pfleet.core.wire.verified import (
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+)
+from p2pfleet.runtime.reception import announcement_validator
 from p2pfleet.runtime.signing import Signer, open_bytes, open_sealed
 from p2pfleet.runtime.workshop import _checked_table
 
@@ -148,6 +164,15 @@ def test_a_content_has_the_cid_that_other_tools_give_it(case: Case) -> None:
     assert parse_cid(case["text"]) == cid
 
 
+@pytest.mark.parametrize("case", cases("job_ids"))
+def test_a_job_id_is_written_in_one_way(case: Case) -> None:
+    if "refused" in case:
+        with pytest.raises(Malformed):
+            parse_job(case["refused"])
+        return
+    assert parse_job(case["text"]).hex() == case["job"]
+
+
 @pytest.mark.parametrize("case", cases("messages"))
 def test_a_message_has_this_one_encoding(case: Case) -> None:
     data = expand(case["encoding"])
@@ -191,6 +216,32 @@ def opened_manifest(case: Case) -> VerifiedManifest:
     return manifest
 
 
+@pytest.mark.parametrize("case", cases("records"))
+def test_what_a_peer_says_of_itself_is_judged(case: Case) -> None:
+    record = open_bytes(bytes.fromhex(case["record"]))
+    assert isinstance(record, VerifiedRecord)
+    network = network_id(NetworkParameters(**case["network"]))
+    verdict = admission.judge_record(record.record, network, case["wall_ms"])
+    assert kind_of(verdict) == case["verdict"].split()[0]
+    effects = greeted(record, network, case["wall_ms"])
+    reports = [effect.verdict for effect in effects if isinstance(effect, Report)]
+    if case["verdict"] == "accept":
+        assert reports == []
+        assert any(isinstance(effect, Send) for effect in effects), "the greeting is answered"
+    else:
+        assert reports == [verdict]
+        assert not any(isinstance(effect, Send) for effect in effects)
+
+
+def greeted(record: VerifiedRecord, network: NetworkId, wall_ms: int) -> list[Effect]:
+    """What a node does that is greeted with this record."""
+    node = Node.create(PeerId(bytes(32)), network, 0, ())
+    node.handle(Started(1, wall_ms, "", ()), NOW)
+    node.handle(RestoreFinished(), NOW)
+    node.handle(PeerConnected(record.record.peer), NOW)
+    return node.handle(HelloReceived(record.record.peer, record), NOW)
+
+
 @pytest.mark.parametrize("case", cases("jobs"))
 def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
     manifest = opened_manifest(case)
@@ -213,6 +264,40 @@ def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
             )
             return
     assert kind_of(verdict) == case["verdict"].split()[0]
+
+
+@pytest.mark.parametrize(
+    "case", [one for one in cases("jobs") if one.values[0]["judged"] == "manifest"]
+)
+def test_an_announced_manifest_is_judged_before_it_is_handed_on(case: Case) -> None:
+    network = network_id(NetworkParameters(**case["network"]))
+    validate = announcement_validator(network, FixedClock(case["wall_ms"]))
+    verdict = validate(PeerId(bytes(32)), bytes.fromhex(case["manifest"]))
+    assert kind_of(verdict) == case["verdict"].split()[0]
+
+
+def test_only_manifests_and_closures_of_the_network_are_handed_on() -> None:
+    validate = announcement_validator(network_id(NetworkParameters("vectors", True)), FixedClock(0))
+    found = {}
+    for case in (one.values[0] for one in cases("sealed")):
+        verdict = validate(PeerId(bytes(32)), bytes.fromhex(case["encoding"]))
+        found[case["about"]] = kind_of(verdict)
+    assert found["a closure: complete"] == "accept"
+    assert found["a manifest"] == "ignore", "issued in the future, by a clock that stands at zero"
+    assert found["a peer record"] == "reject"
+    assert found["a frame with an entry of each kind"] == "reject"
+    assert found["a bit of the signature flipped"] == "reject"
+
+
+@dataclass(frozen=True)
+class FixedClock:
+    wall: int
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+    def monotonic_ms(self) -> int:
+        return 0
 
 
 def publisher_receives(manifest: VerifiedManifest, frame: VerifiedFrame) -> Verdict:
@@ -269,7 +354,11 @@ def test_a_frame_log_knows_what_is_here_and_what_others_lack(case: Case) -> None
 
 
 @pytest.mark.parametrize("case", cases("claims"))
-def test_ranks_order_the_units_and_settle_who_gives_way(case: Case) -> None:
+def test_claims_follow_from_ranks_and_shares(case: Case) -> None:
+    if "held" in case:
+        terms = (case["mean_ms"], case["slots"], case["remaining"], case["volunteers"])
+        assert claims.lease_units(*terms) == case["held"]
+        return
     salt = bytes.fromhex(case["salt"])
     if "order" in case:
         peer = PeerId(bytes.fromhex(case["peer"]))
