@@ -1,7 +1,7 @@
 """A whole node: the only place where the adapters meet the driver.
 
-    async with open_node(config) as node:
-        job = await node.submit(request)
+async with open_node(config) as node:
+    job = await node.submit(request)
 """
 
 from __future__ import annotations

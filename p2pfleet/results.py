@@ -98,11 +98,11 @@ class UnitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         votes = tuple(VoteRef(FrameHash(_from_hex(frame)), index) for frame, index in self.votes)
         digest = Digest(_from_hex(self.digest))
         # From a file as from the network: every bound is checked again.
-        found: Certificate = decode(
-            encode(Certificate(job, self.unit, self.attempt, digest, votes)),
-            Certificate,
-            MAX_FRAME_BYTES,
-        )
+        try:
+            raw = encode(Certificate(job, self.unit, self.attempt, digest, votes))
+        except OverflowError as error:
+            raise Malformed("a number in it is too large") from error
+        found: Certificate = decode(raw, Certificate, MAX_FRAME_BYTES)
         return found
 
 

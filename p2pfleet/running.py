@@ -87,6 +87,12 @@ class RunningNode:
             published = await self._driver.publish(draft.manifest)
             assert isinstance(published, VerifiedManifest)
             assert published.job == sealed_id
+            if not self._driver.node.book.knows(sealed_id):
+                raise P2pfleetError(
+                    "The job was not published: its terms are outside what the network allows.",
+                    "Check --quorum, --replicas-max and --expires-h (30 days at most).",
+                    ExitCode.USAGE,
+                )
             return published.job
         finally:
             with trio.CancelScope(shield=True):

@@ -6,6 +6,8 @@ anybody can make a whole folder with fresh keys, so the caller has to know the p
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ import msgspec
 
 from p2pfleet.adapters.inputs import outputs_path, read_outputs_file
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
-from p2pfleet.core.model.ids import FrameHash, PeerId, sha256
+from p2pfleet.core.model.ids import FrameHash, PeerId
 from p2pfleet.core.rules.certificate import check_certificate
 from p2pfleet.core.wire.messages import Certificate
 from p2pfleet.core.wire.tensors import digest_of
@@ -118,7 +120,7 @@ def verify_results(folder: Path) -> Verification:
 
 def _read_manifest(folder: Path) -> VerifiedManifest:
     try:
-        data = (folder / MANIFEST).read_bytes()
+        data = _bounded(folder / MANIFEST, MAX_LINE_BYTES)
     except OSError as error:
         raise P2pfleetError(
             f"{folder} is no results folder: {MANIFEST} cannot be read "
@@ -139,21 +141,27 @@ def _read_manifest(folder: Path) -> VerifiedManifest:
     return verified
 
 
+def _bounded(path: Path, limit: int) -> bytes:
+    """The file's bytes. Raises OSError, also if there are more than ``limit``."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, "it is too large")
+    return data
+
+
 def _check_files(folder: Path, problems: _Problems) -> None:
     """The report names the hashes of the other files, so no byte of them changes unnoticed."""
     try:
-        path = folder / REPORT
-        if path.stat().st_size > MAX_REPORT_BYTES:
-            problems.add(f"{REPORT} is too large")
-            return
-        report: Any = msgspec.json.decode(path.read_bytes())
+        report: Any = msgspec.json.decode(_bounded(folder / REPORT, MAX_REPORT_BYTES))
         hashes = dict(report["files"])
     except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
         problems.add(f"{REPORT} is missing or damaged")
         return
     for name in (MANIFEST, CERTIFICATES, FRAMES):
         try:
-            actual = sha256((folder / name).read_bytes()).hex()
+            with (folder / name).open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             problems.add(f"{name} is missing")
             continue

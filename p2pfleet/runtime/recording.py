@@ -7,8 +7,10 @@ default. Lengths are 4 bytes, big-endian; contents canonical MessagePack.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +21,8 @@ from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.events import Event
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import Millis
+
+log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 32 * 2**20
 MAX_RECORD_BYTES = 512 * 2**20
@@ -46,11 +50,18 @@ class Recorder:
         self._limit = segment_bytes
         self._file: BinaryIO | None = None
         self._size = 0
+        self._failed = False
 
     def before(self, node: Node) -> None:
         """Call before the core handles an event: a new segment starts with the state as it is."""
-        if self._file is not None and self._size < self._limit:
+        if self._failed or (self._file is not None and self._size < self._limit):
             return
+        try:
+            self._begin(node)
+        except OSError as error:
+            self._give_up(error)
+
+    def _begin(self, node: Node) -> None:
         self.close()
         current = self._folder / "current"
         if current.exists():
@@ -61,7 +72,19 @@ class Recorder:
 
     def after(self, now: Millis, event: Event, effects: list[Effect]) -> None:
         """Write one step down."""
-        self._write(_encoder.encode(Step(now, event, effects)))
+        if self._failed:
+            return
+        try:
+            self._write(_encoder.encode(Step(now, event, effects)))
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """A recording is worth less than the node: a full disk ends it, not the work."""
+        log.warning("the recording ends here: %s", error.strerror or error)
+        self._failed = True
+        with suppress(OSError):
+            self.close()
 
     def _write(self, record: bytes) -> None:
         assert self._file is not None
@@ -99,7 +122,13 @@ def replay(segment: Path) -> Iterator[tuple[int, Step, list[Effect]]]:
             ) from error
         number = 0
         while (record := _read(file)) is not None:
-            step = _step_decoder.decode(record)
+            try:
+                step = _step_decoder.decode(record)
+            except msgspec.MsgspecError as error:
+                raise P2pfleetError(
+                    f"{segment} is damaged at step {number} ({error}).",
+                    "What stands before it can still be replayed.",
+                ) from error
             yield number, step, node.handle(step.event, step.now)
             number += 1
 

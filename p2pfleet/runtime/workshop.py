@@ -61,7 +61,7 @@ class _Work:
         self.manifest = manifest
         self.inputs = inputs
         self.units: dict[int, trio.CancelScope] = {}
-        self.executing: set[int] = set()
+        self.executing: dict[int, trio.CancelScope] = {}
 
 
 class Workshop:
@@ -200,22 +200,33 @@ class Workshop:
         work = self._work.get(job)
         if work is None or unit in work.units:
             return
-        work.units[unit] = self._start(
-            job,
-            partial(self._run_unit, job, unit, sources),
-            lambda why: UnitUnavailable(job, unit, why),
-        )
 
-    async def _run_unit(self, job: JobId, unit: int, sources: tuple[PeerId, ...]) -> None:
-        work = self._work.get(job)
-        if work is None:
-            return  # the job was shut before this began
+        async def run() -> None:
+            try:
+                await self._run_unit(job, work, unit, sources, scope)
+            finally:
+                # The unit may have been withdrawn and begun anew since.
+                for table in (work.units, work.executing):
+                    if table.get(unit) is scope:
+                        del table[unit]
+
+        scope = self._start(job, run, lambda why: UnitUnavailable(job, unit, why))
+        work.units[unit] = scope
+
+    async def _run_unit(
+        self,
+        job: JobId,
+        work: _Work,
+        unit: int,
+        sources: tuple[PeerId, ...],
+        scope: trio.CancelScope,
+    ) -> None:
         manifest = work.manifest
         try:
             data = await work.inputs.get(unit, sources)
             model = partial(self._packs.read, manifest.model)
             async with self._children.child(job, model, manifest.limits) as child:
-                work.executing.add(unit)
+                work.executing[unit] = scope
                 execution = await child.execute(data)
             await self._send_outputs.send((job, unit, execution))
         except ExecutionFault as fault:
@@ -224,9 +235,6 @@ class Workshop:
         except (BlobNotFound, P2pfleetError, KeyError, Malformed) as error:
             log.info("unit %d of job %s: %s", unit, job.hex()[:8], error)
             await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
-        finally:
-            work.executing.discard(unit)
-            work.units.pop(unit, None)
 
     async def _keep_outputs(self) -> None:
         """Make outputs durable, those that wait together in one pack, then tell the core."""

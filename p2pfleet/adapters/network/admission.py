@@ -10,6 +10,7 @@ from typing import Any
 import trio
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
+from libp2p.transport.exceptions import OpenConnectionError
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
@@ -46,6 +47,8 @@ class Admission:
         self._accepts = TokenBucket(config.accepts_per_s, config.accepts_per_s * 2)
         self._accepts_from = Buckets(config.accepts_per_address_s, config.accepts_per_address_s * 8)
         self._adding: Counter[PeerId] = Counter()
+        self._dials: dict[Any, trio.Event] = {}
+        self._dialling = trio.CapacityLimiter(config.max_dials)
         self._closed = False
         self._add_conn: Callable[..., Any] = swarm.add_conn
         self._dial_peer: Callable[..., Any] = swarm.dial_peer
@@ -134,9 +137,9 @@ class Admission:
         if self._bans.banned(peer):
             return "banned for what it sent"
         if identity not in self._swarm.connections and peer not in self._adding:
-            here = {peer_of(one) for one in self._swarm.connections} | set(self._adding)
-            if len(here) >= self.capacity:
-                return f"{len(here)} peers are connected already"
+            here = len(self._swarm.connections) + len(self._adding)
+            if here >= self.capacity:
+                return f"{here} peers are connected already"
         return None
 
     async def add(self, muxed: Any, direction: str = "unknown") -> Any:
@@ -163,16 +166,61 @@ class Admission:
             self._swarm.manager.run_task(older.muxed_conn.probe)
         return conn
 
+    def dialling(self, identity: Any) -> bool:
+        """Whether a peer is being dialled now."""
+        return identity in self._dials
+
     async def dial(self, identity: Any) -> Any:
-        """The swarm's ``dial_peer`` (the DHT's look-ups dial by themselves), gated."""
+        """The swarm's ``dial_peer``, which the DHT's look-ups call by themselves, gated."""
+        return await self._dial_once(identity, lambda: self._dial_peer(identity))
+
+    async def dial_address(self, identity: Any, address: Any) -> None:
+        """Dial one address of a peer, unless it is connected or being dialled.
+
+        Raises what the library raises.
+        """
+        self._swarm.unblock_peer(identity)
+        await self._dial_once(identity, lambda: self._swarm.dial_addr(address, identity))
+
+    async def _dial_once(self, identity: Any, dial: Callable[[], Any]) -> Any:
+        while identity in self._dials:
+            await self._dials[identity].wait()
+        connected = self._swarm.get_connections(identity)
+        if connected:
+            return connected
         reason = self.refusal(identity)
         if reason is not None:
             raise SwarmException(reason)
+        done = self._dials[identity] = trio.Event()
         try:
-            with trio.fail_after(self._config.dial_s):
-                return await self._dial_peer(identity)
+            async with self._dialling:
+                with trio.fail_after(self._config.dial_s):
+                    return await dial()
         except trio.TooSlowError as error:
             raise SwarmException("dialling took too long") from error
+        finally:
+            del self._dials[identity]
+            done.set()
+
+
+def connect_quickly(swarm: Any, seconds: float) -> None:
+    """Give up on an address that does not take a TCP connection within ``seconds``.
+
+    The handshake may take longer: then somebody is there, and busy.
+    """
+    for transport in swarm.transport_manager.get_transports():
+        transport.dial = _limited(transport.dial, seconds)
+
+
+def _limited(dial: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:
+    async def limited(address: Any) -> Any:
+        try:
+            with trio.fail_after(seconds):
+                return await dial(address)
+        except trio.TooSlowError as error:
+            raise OpenConnectionError("no answer") from error
+
+    return limited
 
 
 async def _close_quietly(socket: Any) -> None:

@@ -286,7 +286,9 @@ class BlobFetcher:
         return await self._open(source), False
 
     async def _open(self, source: PeerId) -> Any:
-        return await open_stream(self._host, library_id(source), BLOB_PROTOCOL)
+        return await open_stream(
+            self._host, library_id(source), BLOB_PROTOCOL, self._config.negotiate_s
+        )
 
     async def _keep(self, source: PeerId, stream: Any) -> None:
         idle = self._idle.setdefault(source, [])

@@ -23,23 +23,25 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_peers: int = 50
     target_peers: int = 24
     visitors: int = 16
-    visit_s: float = 20.0
+    visit_s: float = 30.0
     max_peers_per_address: int = 8
     max_peers_on_loopback: int = 256
     max_handshakes: int = 64
-    handshake_s: float = 10.0
+    handshake_s: float = 20.0
     accepts_per_s: float = 100.0
     accepts_per_address_s: float = 2.0
 
-    dial_s: float = 5.0
-    max_dials: int = 8
+    connect_s: float = 6.0
+    dial_s: float = 20.0
+    negotiate_s: float = 20.0
+    max_dials: int = 3
     retry_first_s: float = 1.0
     retry_max_s: float = 300.0
     known_peers: int = 1024
 
     ping_every_s: float = 10.0
-    ping_timeout_s: float = 10.0
-    greeting_s: float = 10.0
+    ping_timeout_s: float = 15.0
+    greeting_s: float = 30.0
 
     events: int = 256
     send_queue_messages: int = 256

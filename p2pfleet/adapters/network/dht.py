@@ -7,6 +7,7 @@ key; both would hide newcomers. So look-ups are made here, and records live for 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import time
@@ -18,6 +19,7 @@ import trio
 from libp2p.kad_dht.common import PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.kad_dht.provider_store import ProviderRecord, ProviderStore
+from libp2p.kad_dht.routing_table import KBucket
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.records.validator import NamespacedValidator
 from libp2p.tools.anyio_service import background_trio_service
@@ -35,7 +37,7 @@ _MAX_KEYS = 1024
 _MAX_PROVIDERS = 64
 _MAX_ADDRESSES = 8
 _RECORD_S = 900.0
-_QUERIED = 12
+_QUERIED = 8
 _QUERY_S = 5.0
 _LOOKUP_S = 30.0
 _ADDRESS_TTL_S = 3600
@@ -76,6 +78,14 @@ class _Providers(ProviderStore):  # type: ignore[misc]
         return [PeerInfo(one.peer_id, one.addresses) for one in records.values()]
 
 
+async def _is_connected(bucket: KBucket, identity: Any) -> bool:
+    """Instead of the ping with which the library decides whether a full bucket keeps its oldest.
+
+    It opens a stream, and perhaps a connection, for every node that is heard of.
+    """
+    return identity in bucket.host.get_network().connections
+
+
 class Rendezvous:
     """Provides the network's key and looks for those who do."""
 
@@ -94,6 +104,7 @@ class Rendezvous:
         self._found = found
         self._joined = trio.Event()
         self._lost = trio.Event()
+        KBucket._ping_peer = _is_connected
         self._dht = KadDHT(
             host,
             DHTMode.SERVER,
@@ -143,25 +154,37 @@ class Rendezvous:
     async def _provide(self) -> None:
         await self._joined.wait()
         # The first nodes met are rarely the ones that keep the key: again once more are known.
-        for pause in (3.0, 10.0, 30.0):
-            await self._provide_once()
-            await trio.sleep(pause)
+        for pause in (2.0, 8.0, 20.0):
+            await self._provide_once(thorough=False)
+            await trio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
         while True:
-            await self._provide_once()
+            await self._provide_once(thorough=True)
             await trio.sleep(self._config.provide_every_s * random.uniform(0.7, 1.3))  # noqa: S311
 
-    async def _provide_once(self) -> None:
+    async def _provide_once(self, thorough: bool) -> None:
+        store = self._dht.provider_store
         with trio.move_on_after(_LOOKUP_S):
-            await self._dht.provider_store.provide(self._key)
+            if thorough:
+                await store.provide(self._key)
+                return
+            for identity in self._nearest_connected():
+                with trio.move_on_after(_QUERY_S):
+                    await store._send_add_provider(identity, self._key)
+
+    def _nearest_connected(self) -> list[Any]:
+        """The connected peers nearest to the key, as far as they take part in the DHT."""
+        known = self._dht.routing_table.find_local_closest_peers(self._key, _MAX_PROVIDERS)
+        connected = self._host.get_network().connections
+        return [one for one in known if one in connected][:_QUERIED]
 
     async def _look(self) -> None:
         await self._joined.wait()
         await trio.sleep(self._config.lookup_first_s)
         pause = 1.0
-        while True:
+        for turn in itertools.count():
             if self._peers() < self._config.target_peers:
                 with trio.move_on_after(_LOOKUP_S):
-                    await self._look_once()
+                    await self._look_once(thorough=turn % 6 == 5)
             self._lost = trio.Event()
             with trio.move_on_after(pause * random.uniform(0.8, 1.2)) as waiting:  # noqa: S311
                 await self._lost.wait()
@@ -171,9 +194,15 @@ class Rendezvous:
                 pause = 2.0
                 await trio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
 
-    async def _look_once(self) -> None:
-        self._tell(self._dht.provider_store.get_providers(self._key))
-        nearest = await self._dht.peer_routing.find_closest_peers_network(self._key)
+    async def _look_once(self, thorough: bool) -> None:
+        """Ask the nodes nearest to the key: those known, or after a search through the network."""
+        dht = self._dht
+        self._tell(dht.provider_store.get_providers(self._key))
+        if thorough:
+            nearest = await dht.peer_routing.find_closest_peers_network(self._key)
+        else:
+            nearest = self._nearest_connected()
+            nearest = random.sample(nearest, min(len(nearest), _QUERIED // 2))
         async with trio.open_nursery() as nursery:
             for identity in nearest[:_QUERIED]:
                 if identity != self._host.get_id():

@@ -39,6 +39,7 @@ _MAX_IDS_PER_RPC = 256
 _MAX_WANTED = 16
 _MAX_BACKOFF_S = 3600
 _MAX_HEADER_BYTES = 512
+_MEND_S = 15.0
 
 
 def message_id(message: Any) -> bytes:
@@ -166,7 +167,9 @@ class Announcements:
         clock: Clock,
         events: trio.MemorySendChannel[NetworkEvent],
         report: Callable[[PeerId, Verdict], None],
+        ours: Callable[[], list[Any]],
     ) -> None:
+        self._ours = ours
         self._topic = topic
         self._validator = validator
         self._events = events
@@ -212,7 +215,18 @@ class Announcements:
                 contain_tasks(pubsub)
                 await self._pubsub.wait_until_ready()
                 await self._pubsub.subscribe(self._topic)
-                yield
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._mend)
+                    yield
+                    nursery.cancel_scope.cancel()
+
+    async def _mend(self) -> None:
+        """Give peers a gossip stream again to whom the first one failed; the library does not."""
+        while True:
+            await trio.sleep(_MEND_S)
+            for identity in self._ours():
+                if identity not in self._pubsub.peers:
+                    self._pubsub._schedule_peer_stream_retry(identity)
 
     async def publish(self, data: bytes) -> None:
         """Gossip one announcement."""

@@ -20,7 +20,7 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfleet.adapters.network import muxer
 from p2pfleet.adapters.network.addresses import endpoint, expand, parse_listen
-from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission
+from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission, connect_quickly
 from p2pfleet.adapters.network.blobs import BlobFetcher, BlobServer
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import (
@@ -112,6 +112,8 @@ class Host:
                 max_connections_per_peer=MAX_CONNECTIONS_PER_PEER + 1,
                 inbound_upgrade_timeout=config.handshake_s,
                 outbound_upgrade_timeout=config.dial_s,
+                inbound_stream_protocol_negotiation_timeout=config.negotiate_s,
+                outbound_stream_protocol_negotiation_timeout=config.negotiate_s,
             ),
             addrs_factory=lambda candidates: announced or expand(candidates),
             # What strangers claim to see us as is not worth more than their other claims.
@@ -133,7 +135,7 @@ class Host:
             self._session_ended,
         )
         self._dialler = Dialler(
-            config, swarm, me, addresses, clock, self._sessions.__len__, self._admission.refusal
+            config, swarm, me, addresses, clock, self._sessions, self._admission
         )
         self._rendezvous = Rendezvous(
             config, self._host, network, self._sessions.__len__, self._dialler.learn
@@ -146,6 +148,7 @@ class Host:
             clock,
             self._send,
             self.report,
+            lambda: [library_id(one.peer) for one in self._sessions.peers()],
         )
         self._blobs = BlobFetcher(config, network, self._host, self.report)
         server = BlobServer(config, network, blobs, self.report)
@@ -162,6 +165,7 @@ class Host:
         """Switch off what the library decides by itself about connections."""
         muxer.use_own_muxer(swarm)
         swarm.retry_config = RetryConfig(max_retries=0)
+        connect_quickly(swarm, self._config.connect_s)
         # Its resource manager counts what ends abnormally for ever; admission and the stream
         # guard bound the same things.
         swarm.set_resource_manager(None)

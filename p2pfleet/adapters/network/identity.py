@@ -6,18 +6,21 @@ from typing import Any
 
 from libp2p.peer.id import ID
 
-from p2pfleet.core.errors import Malformed
-from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
+from p2pfleet.core.model.ids import PeerId
+
+# An identity multihash over the protobuf-framed Ed25519 public key.
+_PREFIX = b"\x00\x24\x08\x01\x12\x20"
+_LENGTH = len(_PREFIX) + 32
 
 
 def library_id(peer: PeerId) -> Any:
     """The libp2p ``ID`` of a public key."""
-    return ID.from_base58(peer_text(peer))
+    return ID(_PREFIX + peer)
 
 
 def peer_of(identity: Any) -> PeerId | None:
     """The public key behind a libp2p ``ID``; ``None`` if it is not an Ed25519 identity."""
-    try:
-        return parse_peer(identity.to_base58())
-    except (Malformed, ValueError):
+    raw: bytes = identity.to_bytes()
+    if len(raw) != _LENGTH or not raw.startswith(_PREFIX):
         return None
+    return PeerId(raw[len(_PREFIX) :])

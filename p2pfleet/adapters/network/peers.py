@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import trio
 from multiaddr import Multiaddr
 
 from p2pfleet.adapters.network.addresses import parse_bootstrap, parse_dialable, usable, with_peer
+from p2pfleet.adapters.network.admission import Admission
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe
 from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.adapters.network.sessions import Sessions
 from p2pfleet.core.model.ids import PeerId, short_peer
 from p2pfleet.ports import AddressBook, Clock
 
@@ -62,8 +63,8 @@ class Dialler:
         me: PeerId,
         book: AddressBook,
         clock: Clock,
-        sessions: Callable[[], int],
-        refusal: Callable[[Any], str | None],
+        sessions: Sessions,
+        admission: Admission,
     ) -> None:
         self._config = config
         self._swarm = swarm
@@ -71,7 +72,7 @@ class Dialler:
         self._book = book
         self._clock = clock
         self._sessions = sessions
-        self._refusal = refusal
+        self._admission = admission
         self._known: OrderedDict[PeerId, _Known] = OrderedDict()
         self._dialling: set[PeerId] = set()
         self._wake = trio.Event()
@@ -108,10 +109,12 @@ class Dialler:
         known.bootstrap |= bootstrap
         new = [known.add(address, proven=False) for address in addresses[:_MAX_ADDRESSES]]
         if any(new):
-            # It may have moved: worth a try before its pause is over, but not at once.
+            # It may have moved: worth a try before its pause is over. Two that hear of each other
+            # at the same time should not both dial.
             known.failures = min(known.failures, 3)
-            soon = trio.current_time() + self._config.retry_first_s
-            known.not_before = min(known.not_before, soon)
+            pause = 0.0 if bootstrap or self._me < peer else self._config.retry_first_s
+            soon = trio.current_time() + pause
+            known.not_before = min(known.not_before, soon) if known.not_before else soon
         return any(new)
 
     def _forget(self) -> None:
@@ -187,7 +190,7 @@ class Dialler:
 
     def _wanted(self) -> list[_Known]:
         """The peers that should be dialled now or later, the most promising first."""
-        missing = self._config.target_peers - self._sessions() - len(self._dialling)
+        missing = self._config.target_peers - len(self._sessions) - len(self._dialling)
         if missing <= 0:
             return []
         idle = [
@@ -200,28 +203,44 @@ class Dialler:
 
     def _idle(self, peer: PeerId) -> bool:
         identity = library_id(peer)
-        return not self._swarm.get_connections(identity) and self._refusal(identity) is None
+        return (
+            identity not in self._swarm.connections
+            and not self._admission.dialling(identity)
+            and self._admission.refusal(identity) is None
+        )
 
     async def _dial(self, known: _Known) -> None:
-        identity = library_id(known.peer)
+        """Dial one peer and see it through.
+
+        The place in the queue is kept until the peer proved to be one of ours, and then as long
+        again: on an overloaded machine, where everything takes seconds, nodes that went on
+        dialling at full speed would let one another's handshakes time out for ever.
+        """
+        began = trio.current_time()
         try:
-            for address in list(known.addresses):
-                if not self._idle(known.peer):
-                    return
-                with trio.move_on_after(self._config.dial_s):
-                    try:
-                        self._swarm.unblock_peer(identity)
-                        await self._swarm.dial_addr(Multiaddr(address), identity)
-                        return
-                    except Exception as error:
-                        logger.debug(
-                            "dialling %s at %s: %s",
-                            short_peer(known.peer),
-                            address,
-                            describe(error.__cause__ or error),
-                        )
-            if not self._swarm.get_connections(identity):
-                self._failed(known)
+            if await self._reach(known):
+                await self._sessions.settled(known.peer)
+            await trio.sleep((trio.current_time() - began) * random.uniform(0.5, 1.5))  # noqa: S311
         finally:
             self._dialling.discard(known.peer)
             self._wake.set()
+
+    async def _reach(self, known: _Known) -> bool:
+        """Dial the addresses of a peer one by one; whether one led to a connection."""
+        identity = library_id(known.peer)
+        for address in list(known.addresses):
+            if not self._idle(known.peer):
+                return False
+            try:
+                await self._admission.dial_address(identity, Multiaddr(address))
+                return True
+            except Exception as error:
+                logger.debug(
+                    "dialling %s at %s: %s",
+                    short_peer(known.peer),
+                    address,
+                    describe(error.__cause__ or error),
+                )
+        if identity not in self._swarm.connections:
+            self._failed(known)
+        return False

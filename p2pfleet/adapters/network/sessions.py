@@ -63,6 +63,7 @@ class Session:
         self.open = trio.Event()
         self.gone = trio.Event()
         self.ended = trio.Event()
+        self.settled = trio.Event()
         self.reader: _Reader | None = None
         self.event: Connected | None = None
         self.strange = False
@@ -132,6 +133,12 @@ class Sessions:
         if session is not None and not self._connections(session.identity):
             session.gone.set()
 
+    async def settled(self, peer: PeerId) -> None:
+        """Wait until it is known whether ``peer`` is one of ours."""
+        session = self._sessions.get(peer)
+        if session is not None:
+            await session.settled.wait()
+
     async def send(self, peer: PeerId, data: bytes) -> None:
         """Queue one message. Raises :class:`PeerGone`."""
         assert 0 < len(data) <= MAX_MESSAGE_BYTES
@@ -161,6 +168,7 @@ class Sessions:
                     session.event = Connected(session.peer, self._address(session))
                     await self._events.send(session.event)
                     session.open.set()
+                    session.settled.set()
                     self._opened(session.peer)
         except Exception as error:
             logger.debug("session with %s: %s", short_peer(session.peer), describe(error))
@@ -184,6 +192,7 @@ class Sessions:
             await self._events.send(Disconnected(session.peer))
         del self._sessions[session.peer]
         session.ended.set()
+        session.settled.set()
         self._ended(session.peer, session.event is not None)
         if self._connections(session.identity):
             if session.strange:
@@ -215,7 +224,9 @@ class Sessions:
         failures = 0
         while failures < _WRITE_FAILURES:
             try:
-                stream = await open_stream(self._host, session.identity, FRAME_PROTOCOL)
+                stream = await open_stream(
+                    self._host, session.identity, FRAME_PROTOCOL, self._config.negotiate_s
+                )
             except StreamFailed as error:
                 logger.debug("to %s: %s", short_peer(session.peer), error)
                 failures += 1

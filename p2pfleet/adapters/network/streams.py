@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 PREFIX_BYTES = 4
 _READ_BYTES = 256 * 1024
 _BATCH_BYTES = 48 * 1024
-_NEGOTIATION_S = 8
 
 
 class StreamFailed(Exception):
@@ -81,8 +80,8 @@ class SendQueue:
         self._drained = trio.Event()
 
 
-async def open_stream(host: Any, identity: Any, protocol: str) -> Any:
-    """A new stream of ``protocol`` over the newest connection. Never dials.
+async def open_stream(host: Any, identity: Any, protocol: str, seconds: float = 20.0) -> Any:
+    """A new stream of ``protocol`` over the newest connection, within ``seconds``. Never dials.
 
     Raises :class:`StreamFailed`.
     """
@@ -91,10 +90,10 @@ async def open_stream(host: Any, identity: Any, protocol: str) -> Any:
         raise StreamFailed("not connected")
     stream = None
     try:
-        with trio.fail_after(_NEGOTIATION_S + 1):
+        with trio.fail_after(seconds):
             stream = await connections[-1].new_stream()
             chosen = await host.multiselect_client.select_one_of(
-                [protocol], MultiselectCommunicator(stream), _NEGOTIATION_S
+                [protocol], MultiselectCommunicator(stream), seconds + 1
             )
         stream.set_protocol(chosen)
     except BaseException as error:

@@ -23,11 +23,12 @@ class FrameLog(msgspec.Struct):
     ahead: dict[tuple[PeerId, int], list[int]] = {}
     entries: dict[PeerId, int] = {}
 
-    def admit(self, frame: Frame, units: int, leases: int = 0) -> str | None:
+    def admit(self, frame: Frame, units: int, leases: int = 0, bounded: bool = True) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here.
 
         What one author can make a node keep is bounded: a claim, a release and a vote or failure a
         unit, twice over, and renewals of claims for the ``leases`` that the job has lasted so far.
+        Not ``bounded`` are the node's own frames, and those that it took before a restart.
         """
         key = (frame.author, frame.incarnation)
         position = self.next.get(key, 0)
@@ -41,7 +42,8 @@ class FrameLog(msgspec.Struct):
         count = self.entries.get(frame.author, 0) + sum(
             len(getattr(entry, "units", (0,))) for entry in frame.entries
         )
-        if count > 256 + 8 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX):
+        allowed = 256 + 8 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX)
+        if bounded and count > allowed:
             return "its author has written more than this job can need"
         self.entries[frame.author] = count
         if frame.sequence == position:

@@ -75,10 +75,10 @@ class Job(msgspec.Struct):
         """Whether this node takes part: publishes it, or has the model and runs units of it."""
         return self.publisher is not None or (self.volunteer is not None and self.volunteer.open)
 
-    def admit(self, frame: Frame, wall_ms: int) -> str | None:
+    def admit(self, frame: Frame, wall_ms: int, bounded: bool) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here."""
         leases = max(0, wall_ms - self.manifest.issued_ms) // self.manifest.lease_ms
-        return self.log.admit(frame, self.manifest.units, leases)
+        return self.log.admit(frame, self.manifest.units, leases, bounded)
 
     def ended(self, state: str, closure: Sealed | None, now: Millis) -> Ended:
         """What to remember of it."""

@@ -39,7 +39,13 @@ from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.model.job import Limits
-from p2pfleet.core.rules.admission import beyond, judge_closure, judge_manifest, judge_record
+from p2pfleet.core.rules.admission import (
+    CLOCK_SKEW_MS,
+    beyond,
+    judge_closure,
+    judge_manifest,
+    judge_record,
+)
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import (
     Certificate,
@@ -56,7 +62,7 @@ from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
 JOBS_SUMMARY_MS = 10_000
-ANNOUNCE_MS = 30_000
+ANNOUNCE_MS = 150_000  # gossip swallows the same bytes for two minutes
 RECORD_LIFE_MS = 3600 * 1000
 NO_LIMITS = Limits(memory_bytes=2**40, cpu_ms=24 * 3600 * 1000, output_bytes=2**32)
 
@@ -159,6 +165,8 @@ class Node(msgspec.Struct):
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
                 self.repair.forget(peer)
+                for known in self.jobs.values():
+                    known.participants.pop(peer, None)
                 return []
             case ev.HelloReceived():
                 return self._hello(event, now)
@@ -234,9 +242,8 @@ class Node(msgspec.Struct):
         job = self.jobs.get(frame.frame.job)
         if job is None:
             return []
-        if job.admit(frame.frame, self.wall_ms(now)) is not None:
+        if job.admit(frame.frame, self.wall_ms(now), bounded=False) is not None:
             return []
-        job.join(frame.author)
         outcome = job.settlement.apply(frame, now, self.standing.counts)
         return self._outcome(job, outcome, now)
 
@@ -324,6 +331,9 @@ class Node(msgspec.Struct):
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         own = source == self.me
+        if sealed.manifest.publisher == self.me and not own:
+            # Its store has every job of its own; what others bring would be taken for a stranger's.
+            return [Report(source, Ignore("a job of this node's own"))]
         if self.book.knows(sealed.job):
             return []
         verdict = judge_manifest(sealed.manifest, self.network, self.wall_ms(now))
@@ -403,6 +413,7 @@ class Node(msgspec.Struct):
     def _end(self, job: Job, state: str, closure: Sealed | None, now: Millis) -> list[Effect]:
         """Stop work on a job; a stranger's is forgotten but for a tombstone."""
         self.book.end(job.ended(state, closure, now))
+        self.repair.forget_job(job.id)
         effects: list[Effect] = [CloseJob(job.id, state, closure)]
         if not job.own:
             effects.append(ForgetJob(job.id))
@@ -417,14 +428,14 @@ class Node(msgspec.Struct):
         reject = self._malformed(job, frame)
         if reject is not None:
             return [Report(source, reject)]
-        if job.admit(frame.frame, self.wall_ms(now)) is not None:
+        if job.admit(frame.frame, self.wall_ms(now), bounded=source != self.me) is not None:
             return []
         effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
         if source == self.me:
             others = job.others(self.membership.present())
             if others:
                 effects.append(Send(others, Deliver(frame.sealed)))
-        else:
+        elif self.membership.here(frame.author):
             job.join(frame.author)
         outcome = job.settlement.apply(frame, now, self.standing.counts)
         effects.extend(self._outcome(job, outcome, now))
@@ -555,7 +566,7 @@ class Node(msgspec.Struct):
             effects.append(self._sign_record(now))
         if self.jobs_summary_at is not None and self.jobs_summary_at <= now:
             self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
-            self.book.sweep(self.wall_ms(now))
+            self.book.sweep(self.wall_ms(now) - CLOCK_SKEW_MS)
             for peer, greeted in self.membership.connected.items():
                 if not greeted:  # one of the two hellos may have been lost
                     effects.extend(self.membership.hello(peer))
@@ -575,7 +586,9 @@ class Node(msgspec.Struct):
                 self.announce_at = Millis(now + ANNOUNCE_MS)
                 effects.append(Gossip(job.sealed.sealed))
             if job.joined and job.summary_at is not None and job.summary_at <= now:
-                wants = job.publisher.wants(job.settlement) if job.publisher is not None else ()
+                wants: tuple[int, ...] = ()
+                if job.publisher is not None:
+                    wants = job.publisher.wants(job.settlement, job.summary_turn)
                 others = job.others(here)
                 if wants and others:
                     effects.append(Send(others, Wanted(job.id, wants)))

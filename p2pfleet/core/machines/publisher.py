@@ -107,8 +107,8 @@ class Publisher(msgspec.Struct):
         if self.fetching.pop(digest, None) is not None:
             self._later(digest, now)
 
-    def wants(self, settlement: Settlement) -> tuple[int, ...]:
-        """Units that volunteers may think done and that are not.
+    def wants(self, settlement: Settlement, turn: int) -> tuple[int, ...]:
+        """Units that volunteers may think done and that are not; of many, some at each ``turn``.
 
         Those on which peers voted that do not count here, and those whose output could not be had
         from anybody who voted for it.
@@ -119,7 +119,9 @@ class Publisher(msgspec.Struct):
             if self.failures.get(digest, 0) >= FAILURES_LOST
             for number in numbers
         ]
-        return tuple(sorted({*lost, *settlement.disputed()})[:WANTED_MAX])
+        units = sorted({*lost, *settlement.disputed})
+        start = turn * WANTED_MAX % max(1, len(units))
+        return tuple(sorted((units[start:] + units[:start])[:WANTED_MAX]))
 
     def peer_came(self) -> None:
         """Somebody is here again who may have what is missing: do not wait any longer."""

@@ -28,6 +28,10 @@ class Repair(msgspec.Struct):
         """The peer is gone."""
         self.answered = {key: at for key, at in self.answered.items() if key[0] != peer}
 
+    def forget_job(self, job: JobId) -> None:
+        """The job has ended."""
+        self.answered = {key: at for key, at in self.answered.items() if key[1] != job}
+
     def _due(self, peer: PeerId, subject: bytes, now: Millis) -> bool:
         last = self.answered.get((peer, subject))
         if last is not None and now - last < ANSWER_EVERY_MS:

@@ -74,7 +74,10 @@ class Outcome(msgspec.Struct):
 
 
 class Settlement(msgspec.Struct):
-    """The units of one job, by number; a unit nobody touched yet has no entry."""
+    """The units of one job, by number; a unit nobody touched yet has no entry.
+
+    ``disputed`` are those that are undecided here, but not for who counts every peer's vote.
+    """
 
     job: JobId
     manifest: Manifest
@@ -83,6 +86,7 @@ class Settlement(msgspec.Struct):
     tally: dict[str, int] = {}
     latest: dict[PeerId, tuple[int, int]] = {}
     votes: int = 0
+    disputed: dict[int, bool] = {}
 
     def unit(self, number: int) -> Unit:
         unit = self.units.get(number)
@@ -109,18 +113,6 @@ class Settlement(msgspec.Struct):
             if number < self.manifest.units:
                 unit = self.unit(number)
                 unit.asked = unit.replicas + 1
-
-    def disputed(self) -> list[int]:
-        """Units that are undecided here, but not for those who count every peer's vote."""
-        found = []
-        for number in sorted(self.units):
-            unit = self.units[number]
-            if unit.state in ("open", "contested") and unit.replicas >= self.manifest.stop.quorum:
-                votes = {peer: vote.digest for peer, vote in unit.votes.items()}
-                everybody = rule.decide(self.manifest.stop, votes, unit.failures)
-                if everybody.state in ("certified", "failed"):
-                    found.append(number)
-        return found
 
     def claimants(self, number: int, now: Millis, counts: Counts) -> list[PeerId]:
         """Peers with a vote that hold a running claim on the unit; sorted."""
@@ -200,6 +192,16 @@ class Settlement(msgspec.Struct):
         return outcome
 
     def _decide(self, number: int, counts: Counts, outcome: Outcome) -> None:
+        self._decide_unit(number, counts, outcome)
+        unit = self.units[number]
+        self.disputed.pop(number, None)
+        if unit.state in ("open", "contested") and unit.replicas >= self.manifest.stop.quorum:
+            votes = {peer: vote.digest for peer, vote in unit.votes.items()}
+            everybody = rule.decide(self.manifest.stop, votes, unit.failures)
+            if everybody.state in ("certified", "failed"):
+                self.disputed[number] = True
+
+    def _decide_unit(self, number: int, counts: Counts, outcome: Outcome) -> None:
         unit = self.units[number]
         outcome.touched.append(number)
         if not unit.final:

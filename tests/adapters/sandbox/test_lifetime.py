@@ -303,7 +303,7 @@ async def test_a_child_is_hardened_before_it_sees_a_model() -> None:
         assert status["NoNewPrivs"] == "1"
         assert status["Threads"] == "1"
         assert "0" not in status["Uid"].split(), "neither root's child nor a user's is root"
-        assert allowed["Max open files"] == "3"
+        assert allowed["Max open files"] == "0"
         assert allowed["Max processes"] == "0"
         assert allowed["Max core file size"] == "0"
         assert allowed["Max file size"] == "0"

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from .kernel import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
-from .terms import OWN_FD, Terms
+from .terms import Terms
 
 NOBODY = 65534
 _ADDRESS_SPACE_SLACK = 64 * 2**20
@@ -64,9 +64,9 @@ def _limit_resources(terms: Terms) -> None:
     _limit(resource.RLIMIT_MSGQUEUE, 0)
     # No thread and no process: one thread computes. (Root is exempt; see drop_root.)
     _limit(resource.RLIMIT_NPROC, 0)
-    # No descriptor beyond those it has, so neither a file nor a socket can be opened. Last,
-    # because reading the memory status above opens a file.
-    _limit(resource.RLIMIT_NOFILE, OWN_FD)
+    # No new descriptor at all, not even in the place of one that was closed, so neither a file nor
+    # a socket can be opened. Last, because reading the memory status above opens a file.
+    _limit(resource.RLIMIT_NOFILE, 0)
 
 
 def _limit(kind: int, value: int) -> None:
