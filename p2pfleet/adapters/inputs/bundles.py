@@ -158,8 +158,7 @@ def _array(tensor: Tensor) -> Array:
         # An empty tensor may declare axes whose product no machine can count.
         raise Malformed(f"tensor {tensor.name!r}: {error}") from error
     if array.size:
-        flat = np.frombuffer(tensor.data, np.uint8 if tensor.dtype == "bool" else dtype)
-        array.reshape(-1)[:] = flat != 0 if tensor.dtype == "bool" else flat
+        array.reshape(-1)[:] = np.frombuffer(tensor.data, dtype)
     return array
 
 

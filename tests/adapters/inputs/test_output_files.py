@@ -34,6 +34,8 @@ def tensors(draw: st.DrawFn) -> Tensor:
     shape = tuple(draw(st.lists(st.integers(0, 3), max_size=4)))
     size = int(np.prod(shape)) * ITEM_BYTES[dtype]
     data = draw(st.binary(min_size=size, max_size=size))
+    if dtype == "bool":
+        data = bytes(value & 1 for value in data)
     text = st.characters(exclude_categories=["Cs"])
     name = draw(st.sampled_from(AWKWARD) | st.text(text, min_size=1, max_size=256))
     return Tensor(name, dtype, shape, data)
