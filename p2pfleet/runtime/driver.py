@@ -51,7 +51,7 @@ from p2pfleet.core.wire.verified import (
 )
 from p2pfleet.ports import Clock, Network, PeerGone, Store
 from p2pfleet.runtime.recording import Recorder
-from p2pfleet.runtime.signing import Signer, open_sealed
+from p2pfleet.runtime.signing import Signer
 from p2pfleet.runtime.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class Driver:
         return done
 
     def _sign(self, body: SignedBody) -> Event:
-        verified = open_sealed(self._signer.seal(body))
+        verified = self._signer.signed(body)
         me = self._signer.peer
         match verified:
             case VerifiedFrame():
