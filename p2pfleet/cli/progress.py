@@ -65,7 +65,6 @@ class JobProgress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._bar.add_task("", total=None)
             self._bar.start()
         return self
 
@@ -93,8 +92,9 @@ class JobProgress:
         ]
         text = ", ".join(fact for fact in facts if fact)
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=done, total=units, description=text)
+            if not self._bar.task_ids:
+                self._bar.add_task("", total=units)
+            self._bar.update(self._bar.task_ids[0], completed=done, description=text)
             return
         line = f"{int(job['settled'])} of {units} units settled, {text}"
         if line != self._line and (now >= self._line_at or done == units):
