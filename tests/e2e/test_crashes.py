@@ -75,9 +75,9 @@ def owner(net: Testnet, tmp_path: Path) -> Iterator[NodeProcess]:
         yield node
 
 
-def submit(owner: NodeProcess, folder: Path) -> str:
-    """A job of units that take about a tenth of a second each."""
-    model = affine_model(folder / "model.onnx", layers=60, width=512)
+def submit(owner: NodeProcess, folder: Path, layers: int = 60) -> str:
+    """A job of units that take about a tenth of a second each (with 60 layers)."""
+    model = affine_model(folder / "model.onnx", layers=layers, width=512)
     files = [str(path) for path in inputs(folder / "in", UNITS, rows=64, width=512)]
     answer = owner.client.call(
         "submit", model=str(model), inputs=files, name="to be disturbed", lease_s=8
@@ -155,7 +155,7 @@ def test_a_killed_publisher_finishes_its_job_after_its_restart(
 def test_a_killed_node_leaves_no_child_behind(
     net: Testnet, owner: NodeProcess, restarts: Restarts, tmp_path: Path
 ) -> None:
-    job = submit(owner, tmp_path)
+    job = submit(owner, tmp_path, layers=600)
     node = psutil.Process(net.client(1).call("ping")["pid"])
     children = wait_until(
         "its sandbox has a fork server and a child",
@@ -166,4 +166,15 @@ def test_a_killed_node_leaves_no_child_behind(
     assert len(gone) == len(children)
     assert not alive
     restarts.start(command)
-    assert finished(owner.client, job)["settled"] == UNITS
+    owner.client.call("cancel", job=job)
+    assert finished(owner.client, job)["state"] == "cancelled"
+
+
+def test_the_only_bootstrap_node_may_be_killed_in_the_middle_of_a_job(
+    net: Testnet, owner: NodeProcess, tmp_path: Path
+) -> None:
+    """Last in this file: nobody new finds this network any more."""
+    job = submit(owner, tmp_path)
+    progress(owner, job, "votes", 6)
+    net.kill(0)
+    check_all_settled_once(owner, job, tmp_path / "out")
