@@ -78,6 +78,13 @@ async def prepare(
     """
     limits, stop = _terms(request)
     model = await trio.to_thread.run_sync(_read_model, Path(request.model))
+    if len(model) > limits.memory_bytes:
+        raise P2pfleetError(
+            f"The model has {len(model) / 2**20:.0f} MiB, more than the "
+            f"{request.memory_mb} MiB of memory that a unit may take.",
+            "Raise --memory-mb; running the model takes more than its file.",
+            ExitCode.USAGE,
+        )
     signature = await _signature(model, limits, sandbox, request.model)
     model_cid = await trio.to_thread.run_sync(_keep, packs, model, pin)
     table, names = await trio.to_thread.run_sync(_pack_inputs, request, signature, packs, pin)
@@ -212,6 +219,13 @@ def _pack_inputs(
     for name, bundle in units_from_files(paths, signature, split):
         if members and (size + len(bundle) > PACK_BYTES or len(members) >= PACK_MEMBERS):
             close_pack()
+        if len(bundle) > request.memory_mb * 2**20:
+            raise P2pfleetError(
+                f"The input {name} has {len(bundle) / 2**20:.0f} MiB, more than the "
+                f"{request.memory_mb} MiB of memory that a unit may take.",
+                "Make smaller pieces with --split AXIS:SIZE, or raise --memory-mb.",
+                ExitCode.USAGE,
+            )
         names.append(name)
         members.append(bundle)
         size += len(bundle)

@@ -304,6 +304,8 @@ def judge_manifest(manifest: dict[str, Any], network: str, wall_ms: int) -> str:
         wrong.append("reject cid")
     if manifest["table_bytes"] > KINDS["table"][1]:
         wrong.append("reject table")
+    if manifest["model_bytes"] > manifest["limits"]["memory_bytes"]:
+        wrong.append("reject memory")
     if manifest["shards"] != 1:
         late.append("ignore shards")
     return [*wrong, *late, "accept"][0]
@@ -340,6 +342,8 @@ def judge_table(data: bytes, manifest: dict[str, Any]) -> str:
         return "refuse total"
     if any(unit["pack"] >= len(table["packs"]) for unit in table["units"]):
         return "refuse pack"
+    if any(unit["length"] > manifest["limits"]["memory_bytes"] for unit in table["units"]):
+        return "refuse memory"
     good = all(pack.startswith(CID_PREFIX.hex()) for pack in table["packs"])
     return "accept" if good else "refuse cid"
 

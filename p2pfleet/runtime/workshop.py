@@ -29,6 +29,7 @@ from p2pfleet.core.events import (
 )
 from p2pfleet.core.model.ids import Cid, JobId, PeerId, cid_from_sha256, cid_sha256
 from p2pfleet.core.model.job import BlobRef, UnitTable
+from p2pfleet.core.rules.admission import table_fault
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
@@ -162,7 +163,7 @@ class Workshop:
             for ref in (table, model):
                 await self.fetch(effect.job, ref, effect.sources)
             raw = await trio.to_thread.run_sync(self._packs.read, manifest.table)
-            units = await trio.to_thread.run_sync(_checked_table, raw, manifest)
+            units = await trio.to_thread.run_sync(checked_table, raw, manifest)
         except (BlobNotFound, P2pfleetError, KeyError) as error:
             await self._submit(JobUnavailable(effect.job, str(error)[:300], final))
             return
@@ -291,16 +292,10 @@ class Workshop:
             self._nursery.start_soon(trio.to_thread.run_sync, self._packs.unpin, bytes(job))
 
 
-def _checked_table(raw: bytes, manifest: Manifest) -> UnitTable:
+def checked_table(raw: bytes, manifest: Manifest) -> UnitTable:
     """The unit table, if it fits the manifest. Raises :class:`Malformed`."""
     table: UnitTable = decode(raw, UnitTable, MAX_TABLE_BYTES)
-    if len(table.units) != manifest.units:
-        raise Malformed(f"it lists {len(table.units)} units where {manifest.units} are promised")
-    if sum(unit.length for unit in table.units) != manifest.total_bytes:
-        raise Malformed("its units do not add up to the promised bytes")
-    for number, unit in enumerate(table.units):
-        if unit.pack >= len(table.packs):
-            raise Malformed(f"unit {number} lies in a pack that it does not list")
-    for cid in table.packs:
-        cid_sha256(cid)
+    fault = table_fault(table, manifest)
+    if fault is not None:
+        raise Malformed(fault)
     return table

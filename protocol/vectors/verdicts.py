@@ -104,6 +104,10 @@ def jobs() -> Iterable[Case]:
         ("a byte more", "table", replace(MANIFEST, table_bytes=64 * 2**20 + 1), False, issued),
         ("too large a table, and expired", "table",
          replace(MANIFEST, table_bytes=64 * 2**20 + 1), False, expires * 2),
+        ("a model as large as the memory", "",
+         replace(MANIFEST, model_bytes=MANIFEST.limits.memory_bytes), False, issued),
+        ("a byte more of a model", "memory",
+         replace(MANIFEST, model_bytes=MANIFEST.limits.memory_bytes + 1), False, issued),
         ("expired by two minutes", "", MANIFEST, False, expires + 120_000),
         ("expired by more", "expired", MANIFEST, False, expires + 120_001),
         ("two minutes early", "", MANIFEST, False, issued - 120_000),
@@ -182,6 +186,13 @@ def _tables() -> Iterable[Case]:
     unit = TABLE.units[0]
     stray = replace(TABLE, units=(*TABLE.units[:-1], replace(unit, pack=1)))
     wrong_cid = UnitTable((dag_pb(TABLE.packs[0]),), TABLE.units)
+    memory = MANIFEST.limits.memory_bytes
+    heavy = replace(TABLE, units=(*TABLE.units[:-1], replace(unit, length=memory + 1)))
+    heavy_promise = {
+        "table": cid_of(encode(heavy)),
+        "table_bytes": len(encode(heavy)),
+        "total_bytes": sum(one.length for one in heavy.units),
+    }
     for about, verdict, given, promised in (
         ("as promised", "accept", data, {}),
         ("other bytes", "refuse content", data, {"table": cid_of(b"other")}),
@@ -190,6 +201,7 @@ def _tables() -> Iterable[Case]:
         ("another number of units", "refuse units", data, {"units": MANIFEST.units + 1}),
         ("another sum of lengths", "refuse total", data, {"total_bytes": 1}),
         ("a pack that is not listed", "refuse pack", encode(stray), None),
+        ("an input larger than the memory", "refuse memory", encode(heavy), heavy_promise),
         ("a pack that is no raw SHA-256 CID", "refuse cid", encode(wrong_cid), None),
     ):  # fmt: skip
         fitting = {"table": cid_of(given), "table_bytes": len(given)}

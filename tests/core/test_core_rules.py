@@ -21,13 +21,18 @@ from core_samples import (
     frame,
     manifest,
     peer,
+    seal,
+    unseal,
     vote,
 )
 
+from p2pfleet.core import effects as ef
+from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ACCEPT, Ignore, Reject
-from p2pfleet.core.model.ids import JobId, NetworkId, PeerId
-from p2pfleet.core.model.job import FixedQuorum
-from p2pfleet.core.rules.admission import CLOCK_SKEW_MS, judge_closure, judge_manifest
+from p2pfleet.core.machines.node import Node
+from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
+from p2pfleet.core.model.job import FixedQuorum, Limits
+from p2pfleet.core.rules.admission import CLOCK_SKEW_MS, beyond, judge_closure, judge_manifest
 from p2pfleet.core.rules.certificate import certificate, check_certificate, decide
 from p2pfleet.core.rules.claims import gives_way, lease_units, preference, rank
 from p2pfleet.core.rules.reputation import Record, has_vote, score
@@ -347,3 +352,35 @@ def test_only_the_publisher_closes_a_job_on_its_own_network() -> None:
     }
     assert len(verdicts) == 2
     assert all(isinstance(verdict, Reject) for verdict in verdicts)
+
+
+# ---- the owner's limits ----------------------------------------------------------------------
+
+OWNER = Limits(memory_bytes=2**30, cpu_ms=60_000, output_bytes=2**20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        (Limits(2**30 + 1, 60_000, 2**20), "memory"),
+        (Limits(2**30, 60_001, 2**20), "processor time"),
+        (Limits(2**30, 60_000, 2**20 + 1), "output"),
+    ],
+)
+def test_a_job_beyond_the_owners_limits_is_left_to_others_with_a_reason(
+    asked: Limits, word: str
+) -> None:
+    assert word in beyond(asked, OWNER)
+    node = Node.create(ALICE, NETWORK, slots=1, roles=("volunteer",), most=OWNER)
+    node.handle(ev.Started(1, WALL_MS, "test", ()), Millis(0))
+    node.handle(ev.RestoreFinished(), Millis(0))
+    body = msgspec.structs.replace(manifest(), limits=asked)
+    sealed = unseal(seal(body))
+    effects = node.handle(ev.ManifestReceived(BOB, sealed), Millis(1))
+
+    assert not any(isinstance(effect, ef.OpenJob) for effect in effects)
+    assert word in node.jobs[sealed.job].reason
+
+
+def test_a_job_at_the_owners_limits_is_taken() -> None:
+    assert beyond(OWNER, OWNER) == ""

@@ -73,7 +73,7 @@ from p2pfleet.core.wire.verified import (
 )
 from p2pfleet.runtime.reception import announcement_validator
 from p2pfleet.runtime.signing import Signer, open_bytes, open_sealed
-from p2pfleet.runtime.workshop import _checked_table
+from p2pfleet.runtime.workshop import checked_table
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
 NOW = Millis(1000)
@@ -321,7 +321,7 @@ def table_fits(data: bytes, manifest: VerifiedManifest) -> bool:
     if len(data) != body.table_bytes or cid_of(data) != body.table:
         return False  # it is not the blob that the manifest names, so it is never fetched
     try:
-        _checked_table(data, body)
+        checked_table(data, body)
     except Malformed:
         return False
     return True

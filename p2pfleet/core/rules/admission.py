@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, cid_sha256
-from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits
+from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits, UnitTable
 from p2pfleet.core.wire.messages import Closure, Manifest, PeerRecord
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
 
@@ -29,6 +29,8 @@ def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verd
             return Reject(f"the manifest names its blobs wrongly: {error}")
     if manifest.table_bytes > MAX_TABLE_BYTES:
         return Reject("the unit table is too large")
+    if manifest.model_bytes > manifest.limits.memory_bytes:
+        return Reject("the model is larger than the memory that a unit may take")
     if manifest.expires_ms + CLOCK_SKEW_MS < wall_ms:
         return Ignore("the job has expired")
     if manifest.issued_ms - CLOCK_SKEW_MS > wall_ms:
@@ -71,6 +73,25 @@ def beyond(asked: Limits, most: Limits) -> str:
             f"more than the {most.output_bytes >> 20} MiB that the owner allows"
         )
     return ""
+
+
+def table_fault(table: UnitTable, manifest: Manifest) -> str | None:
+    """Why a unit table is not the one that the manifest promises, or ``None``."""
+    if len(table.units) != manifest.units:
+        return f"it lists {len(table.units)} units where {manifest.units} are promised"
+    if sum(unit.length for unit in table.units) != manifest.total_bytes:
+        return "its units do not add up to the promised bytes"
+    for number, unit in enumerate(table.units):
+        if unit.pack >= len(table.packs):
+            return f"unit {number} lies in a pack that it does not list"
+        if unit.length > manifest.limits.memory_bytes:
+            return f"the input of unit {number} is larger than the memory that it may take"
+    for cid in table.packs:
+        try:
+            cid_sha256(cid)
+        except Malformed as error:
+            return f"a pack of it is {error}"
+    return None
 
 
 def judge_closure(closure: Closure, manifest: Manifest) -> Verdict:
