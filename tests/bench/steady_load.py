@@ -5,9 +5,9 @@
 Real processes on loopback. Every few seconds a job of a few small units is published; every
 certified output is compared with plain onnxruntime's. Once in ten seconds each node's memory,
 tasks, file descriptors and connections are read from its control socket; at the end a straight
-line is laid through each series (without the first fifth, in which caches fill), and its slope an
-hour is printed. "Flat" means: over ten hours the slope would add less than a tenth of what is
-there, or it is less than what the scatter of the series can make.
+line is laid through the second half of each series (in the first, caches and the memory of ended
+jobs fill), and its slope an hour is printed. "Flat" means: in a day the slope would add less than a
+fifth of what is there, or it is less than what the scatter of the series can make.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def start_publisher(base: Path) -> tuple[subprocess.Popen[bytes], ControlClient]
 
 
 def slope_per_hour(times: list[float], values: list[float]) -> float:
-    """Least squares over the last four fifths of the series."""
-    start = len(times) // 5
+    """Least squares over the second half of the series."""
+    start = len(times) // 2
     return float(np.polyfit(times[start:], values[start:], 1)[0]) * 3600
 
 
@@ -211,7 +211,7 @@ def summarize(
         for key in SERIES:
             slope = slope_per_hour(times, values[key])
             level = float(np.median(values[key]))
-            flat = abs(slope) * 10 < max(level, 1) * 0.1 or abs(slope) < noise(values[key], seconds)
+            flat = abs(slope) * 24 < max(level, 1) * 0.2 or abs(slope) < noise(values[key], seconds)
             rows[key] = {
                 "first": values[key][0],
                 "median": level,
@@ -219,6 +219,7 @@ def summarize(
                 "slope_per_hour": round(slope, 3),
                 "flat": flat,
             }
+        rows["memory_mb"]["series"] = [round(value, 1) for value in values["memory_mb"]]
         cpu = values["cpu_s"]
         rows["cpu_share"] = {"mean": round((cpu[-1] - cpu[0]) / max(times[-1] - times[0], 1), 4)}
         nodes[name] = rows
@@ -245,8 +246,8 @@ def summarize(
 
 def noise(values: list[float], seconds: float) -> float:
     """The slope an hour that the scatter of the series alone can make: one range over the run."""
-    tail = values[len(values) // 5 :]
-    return (np.percentile(tail, 90) - np.percentile(tail, 10)) / seconds * 3600
+    tail = values[len(values) // 2 :]
+    return float(np.percentile(tail, 90) - np.percentile(tail, 10)) / (seconds / 2) * 3600
 
 
 def print_table(report: dict[str, Any]) -> None:

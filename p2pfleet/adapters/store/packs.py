@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 QUOTA_SETTING = "disk_mb"
 _MEGABYTE = 2**20
-_USES_REMEMBERED = 4096
+_USES_REMEMBERED = 256
 
 
 class FilePacks:
