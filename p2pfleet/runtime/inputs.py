@@ -29,6 +29,7 @@ class Inputs:
         self._packs = packs
         self._fetch = fetch
         self._locks: dict[Cid, trio.Lock] = {}
+        self._here: set[Cid] = set()
         self._sizes: dict[int, int] = {}
         for unit in table.units:
             end = unit.offset + unit.length
@@ -37,7 +38,8 @@ class Inputs:
     async def get(self, number: int, sources: Sequence[PeerId]) -> bytes:
         """The bundle of unit ``number``, its hash checked.
 
-        Raises BlobNotFound, P2pfleetError, and :class:`Malformed` if table and pack disagree.
+        Raises BlobNotFound, P2pfleetError, KeyError if it is gone again, and :class:`Malformed` if
+        table and pack disagree.
         """
         unit = self._table.units[number]
         pack = self._table.packs[unit.pack]
@@ -48,10 +50,17 @@ class Inputs:
         else:
             ref = BlobRef(pack, unit.offset, unit.length, bytes(unit.sha256))
         own_cid = cid_from_sha256(ref.sha256)
-        async with self._locks.setdefault(own_cid, trio.Lock()):
-            await self._fetch(self._job, ref, sources)
+        if own_cid not in self._here:
+            async with self._locks.setdefault(own_cid, trio.Lock()):
+                await self._fetch(self._job, ref, sources)
+            self._here.add(own_cid)
+            self._locks.pop(own_cid, None)
         start = unit.offset - ref.offset
-        data = await trio.to_thread.run_sync(self._read, own_cid, start, unit.length)
+        try:
+            data = await trio.to_thread.run_sync(self._read, own_cid, start, unit.length)
+        except KeyError:
+            self._here.discard(own_cid)
+            raise
         if sha256(data) != unit.sha256:
             raise Malformed(f"the input of unit {number} is not what the unit table promises")
         return data

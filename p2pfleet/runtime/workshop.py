@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 FETCHES_AT_ONCE = 8
 OUTPUTS_AT_ONCE = 64
+GONE = "a blob of the job was here and is gone; it will be fetched again"
 
 Submit = Callable[[Event], Awaitable[None]]
 Twist = Callable[[bytes], bytes]
@@ -86,6 +87,7 @@ class Workshop:
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._work: dict[JobId, _Work] = {}
         self._scopes: dict[JobId, list[trio.CancelScope]] = {}
+        self._leaving: set[JobId] = set()
         self._nursery: trio.Nursery | None = None
         self._send_outputs, self._outputs = trio.open_memory_channel[tuple[JobId, int, Execution]](
             OUTPUTS_AT_ONCE
@@ -146,6 +148,11 @@ class Workshop:
                 await self._submit(failed(f"{type(error).__name__}: {error}"[:300]))
             finally:
                 scopes.remove(scope)
+                if not scopes and self._scopes.get(job) is scopes:
+                    del self._scopes[job]
+                if not scopes and job in self._leaving:
+                    self._leaving.discard(job)
+                    self._unpin(job)
 
         self._nursery.start_soon(run)
         return scope
@@ -156,21 +163,20 @@ class Workshop:
         manifest = effect.manifest
         model = BlobRef(manifest.model, 0, manifest.model_bytes, cid_sha256(manifest.model))
         table = BlobRef(manifest.table, 0, manifest.table_bytes, cid_sha256(manifest.table))
-        final = False
         try:
-            if manifest.table_bytes > MAX_TABLE_BYTES:
-                raise Malformed("the unit table is too large")
             for ref in (table, model):
                 await self.fetch(effect.job, ref, effect.sources)
             raw = await trio.to_thread.run_sync(self._packs.read, manifest.table)
             units = await trio.to_thread.run_sync(checked_table, raw, manifest)
-        except (BlobNotFound, P2pfleetError, KeyError) as error:
-            await self._submit(JobUnavailable(effect.job, str(error)[:300], final))
+        except (BlobNotFound, P2pfleetError) as error:
+            await self._submit(JobUnavailable(effect.job, str(error)[:300], final=False))
+            return
+        except KeyError:
+            await self._submit(JobUnavailable(effect.job, GONE, final=False))
             return
         except Malformed as error:
-            await self._submit(
-                JobUnavailable(effect.job, f"the unit table is malformed: {error}", True)
-            )
+            why = f"the unit table is malformed: {error}"
+            await self._submit(JobUnavailable(effect.job, why, final=True))
             return
         inputs = Inputs(effect.job, units, self._packs, self.fetch)
         self._work[effect.job] = _Work(manifest, inputs)
@@ -233,9 +239,11 @@ class Workshop:
         except ExecutionFault as fault:
             log.info("unit %d of job %s: %s", unit, job.hex()[:8], fault)
             await self._submit(UnitFaulted(job, unit, fault.kind, fault.reason[:300]))
-        except (BlobNotFound, P2pfleetError, KeyError, Malformed) as error:
+        except (BlobNotFound, P2pfleetError, Malformed) as error:
             log.info("unit %d of job %s: %s", unit, job.hex()[:8], error)
             await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
+        except KeyError:
+            await self._submit(UnitUnavailable(job, unit, GONE))
 
     async def _keep_outputs(self) -> None:
         """Make outputs durable, those that wait together in one pack, then tell the core."""
@@ -246,6 +254,9 @@ class Workshop:
                     ready.append(self._outputs.receive_nowait())
                 except trio.WouldBlock:
                     break
+            ready = [item for item in ready if item[0] in self._work]  # the others are shut
+            if not ready:
+                continue
             members = [
                 execution.outputs if self._twist is None else self._twist(execution.outputs)
                 for _, _, execution in ready
@@ -261,6 +272,8 @@ class Workshop:
                 await self._submit(
                     UnitExecuted(job, unit, digest_of(data), len(data), execution.wall_ms)
                 )
+            for job in {job for job, _, _ in ready} - self._work.keys():
+                self._unpin(job)  # it was shut while its outputs were being kept
 
     def _store_outputs(
         self, ready: Sequence[tuple[JobId, int, Execution]], members: Sequence[bytes]
@@ -283,13 +296,19 @@ class Workshop:
                 work.units.pop(unit, None)
 
     def _shut(self, job: JobId, keep: bool) -> None:
-        for scope in self._scopes.pop(job, []):
+        scopes = self._scopes.pop(job, [])
+        for scope in scopes:
             scope.cancel()
         self._work.pop(job, None)
         self._children.end(job)
-        if not keep:
-            assert self._nursery is not None
-            self._nursery.start_soon(trio.to_thread.run_sync, self._packs.unpin, bytes(job))
+        if not keep and scopes:
+            self._leaving.add(job)  # a thread may be pinning something for it right now
+        elif not keep:
+            self._unpin(job)
+
+    def _unpin(self, job: JobId) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(trio.to_thread.run_sync, self._packs.unpin, bytes(job))
 
 
 def checked_table(raw: bytes, manifest: Manifest) -> UnitTable:
