@@ -33,7 +33,8 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Ignore, Reject
 from p2pfleet.core.machines.node import JOBS_SUMMARY_MS, Node
 from p2pfleet.core.machines.publisher import FETCHES_MAX
-from p2pfleet.core.machines.volunteer import OPEN_RETRY_MAX_MS, Volunteer
+from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.machines.volunteer import OPEN_RETRY_MAX_MS, Held, Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.wire import messages as ms
 from p2pfleet.core.wire.verified import VerifiedManifest
@@ -679,3 +680,18 @@ def test_a_node_can_be_written_down_and_read_back_at_any_time() -> None:
         assert again == bench.node
         assert msgspec.msgpack.encode(again) == data
     assert isinstance(Digest(GOOD), bytes)
+
+
+def test_a_unit_that_is_too_slow_for_this_machine_is_left_to_others_after_three_tries() -> None:
+    job = Settlement(SAMPLE.job, SAMPLE.manifest)
+    volunteer = Volunteer(ALICE, slots=1)
+    volunteer.opened(job, Millis(0), ())
+    released = []
+    for now in range(1, 4):
+        volunteer.held[0] = Held(Millis(now), Millis(now + 1000), Millis(now + 600))
+        assert 0 not in volunteer.answered
+        released += volunteer.faulted_unit(job, 0, "wall", "too slow")
+
+    assert released == [ms.Release((0,))] * 3
+    assert 0 in volunteer.answered
+    assert not job.unit(0).failures

@@ -24,7 +24,7 @@ SCAN_UNITS = 4_096
 YOUNG_CLAIM_MS = 1_000
 SLOW_UNIT_MS = 2_000
 RELEASED_FAULTS = ("wall", "killed", "crash")
-CRASHES_MAX = 3
+MISHAPS_MAX = 3
 
 Counts = Callable[[PeerId], bool]
 
@@ -40,7 +40,8 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 class Volunteer(msgspec.Struct):
     """Claims of our own, the order in which we look for more, and how long units take here.
 
-    ``answered`` are the units whose vote or failure is written, be it out already or not.
+    ``answered`` are the units whose vote or failure is written, be it out already or not, and those
+    that this machine is too slow for; ``mishaps`` counts executions that failed for our own sake.
     """
 
     me: PeerId
@@ -53,7 +54,7 @@ class Volunteer(msgspec.Struct):
     cursor: int = 0
     held: dict[int, Held] = {}
     answered: dict[int, bool] = {}
-    crashes: dict[int, int] = {}
+    mishaps: dict[int, int] = {}
     rescan_at: Millis | None = None
     mean_ms: float | None = None
 
@@ -211,11 +212,18 @@ class Volunteer(msgspec.Struct):
     def faulted_unit(
         self, settlement: Settlement, number: int, kind: str, reason: str
     ) -> list[Entry]:
-        """The unit cannot be run: the job's fault is told; our own bad luck is a release."""
+        """The unit cannot be run: the job's fault is told; our own bad luck is a release.
+
+        A unit that was too slow for this machine three times is left to others; one that crashed
+        its child three times is the job's fault after all.
+        """
         held = self.held.pop(number, None)
-        if kind == "crash":
-            self.crashes[number] = self.crashes.get(number, 0) + 1
-        if kind in RELEASED_FAULTS and self.crashes.get(number, 0) < CRASHES_MAX:
+        if kind in ("wall", "crash"):
+            self.mishaps[number] = self.mishaps.get(number, 0) + 1
+        often = self.mishaps.get(number, 0) >= MISHAPS_MAX
+        if kind in RELEASED_FAULTS and not (often and kind == "crash"):
+            if often:
+                self.answered[number] = True
             return [Release((number,))] if held is not None else []
         unit = settlement.unit(number)
         if self.me in unit.votes or self.me in unit.failures or number in self.answered:
