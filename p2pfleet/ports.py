@@ -214,6 +214,14 @@ class Store(AddressBook, Protocol):
         """Every job known, in the order in which they were first seen."""
         ...
 
+    def job(self, job: JobId) -> StoredJob | None:
+        """One job, if it is known."""
+        ...
+
+    def find_jobs(self, prefix: str) -> list[JobId]:
+        """At most two jobs whose id, in lower-case hexadecimal, begins with ``prefix``."""
+        ...
+
     def frames(self) -> list[tuple[JobId, Sealed]]:
         """Every frame of every active job, in the order in which they were saved."""
         ...

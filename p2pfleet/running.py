@@ -118,16 +118,19 @@ class RunningNode:
         known = [*node.jobs, *node.ended]
         found = [job for job in known if job.hex().startswith(text.lower())]
         if not found:  # the core remembers only the last that ended
-            known = [stored.job for stored in self._store.jobs()]
-            found = [job for job in known if job.hex().startswith(text.lower())]
+            found = self._store.find_jobs(text.lower())
         if len(text) < 8 or len(found) != 1:
-            problem = "is ambiguous" if len(found) > 1 else "is not known to this node"
-            raise P2pfleetError(
-                f"The job {text[:80]!r} {problem}.",
-                "See `p2pfleet job list`; at least 8 digits of an id are needed.",
-                ExitCode.USAGE,
-            )
+            raise self._unknown(text, ambiguous=len(found) > 1)
         return found[0]
+
+    @staticmethod
+    def _unknown(text: str, ambiguous: bool = False) -> P2pfleetError:
+        problem = "is ambiguous" if ambiguous else "is not known to this node"
+        return P2pfleetError(
+            f"The job {text[:80]!r} {problem}.",
+            "See `p2pfleet job list`; at least 8 digits of an id are needed.",
+            ExitCode.USAGE,
+        )
 
     def jobs(self) -> list[dict[str, Any]]:
         """Every job that this node knows: ended ones, then open ones, each the newest last."""
@@ -143,8 +146,9 @@ class RunningNode:
 
     def _ended_long_ago(self, job: JobId) -> Ended:
         """What the store still has of a job that the core has forgotten."""
-        job = self.find_job(job.hex())
-        stored = next(stored for stored in self._store.jobs() if stored.job == job)
+        stored = self._store.job(job)
+        if stored is None:
+            raise self._unknown(job.hex())
         manifest = open_sealed(stored.manifest)
         assert isinstance(manifest, VerifiedManifest)
         units = self._store.units(job)
@@ -192,11 +196,12 @@ class RunningNode:
             )
         # The core knows of an outcome a moment before the disk does; what follows reads the disk.
         await self._driver.durable()
-        jobs = await trio.to_thread.run_sync(self._store.jobs)
+        stored = await trio.to_thread.run_sync(self._store.job, job)
+        assert stored is not None
         write = partial(
             write_results,
             output,
-            stored=next(stored for stored in jobs if stored.job == job),
+            stored=stored,
             names=self._unit_names(job),
             view=view,
             store=self._store,

@@ -138,8 +138,24 @@ class SqliteStore:
 
     def jobs(self) -> list[StoredJob]:
         """Every job known, in the order in which they were first seen."""
+        return self._stored_jobs("ORDER BY number")
+
+    def job(self, job: JobId) -> StoredJob | None:
+        """One job, if it is known."""
+        return next(iter(self._stored_jobs("WHERE job = ?", job)), None)
+
+    def find_jobs(self, prefix: str) -> list[JobId]:
+        """At most two jobs whose id, in lower-case hexadecimal, begins with ``prefix``."""
         rows = self._database.rows(
-            "SELECT job, manifest, own, state, closure FROM jobs ORDER BY number"
+            "SELECT job FROM jobs WHERE substr(lower(hex(job)), 1, ?) = ? LIMIT 2",
+            (len(prefix), prefix),
+        )
+        return [JobId(job) for (job,) in rows]
+
+    def _stored_jobs(self, which: str, *values: bytes) -> list[StoredJob]:
+        rows = self._database.rows(
+            f"SELECT job, manifest, own, state, closure FROM jobs {which}",  # noqa: S608
+            values,
         )
         return [
             StoredJob(

@@ -32,7 +32,7 @@ from p2pfleet.core.effects import (
     SaveUnits,
     UnitRow,
 )
-from p2pfleet.core.model.ids import PeerId, sha256
+from p2pfleet.core.model.ids import JobId, PeerId, sha256
 from p2pfleet.core.wire.messages import Claim
 from p2pfleet.ports import Store, StoredJob
 
@@ -322,3 +322,16 @@ def test_threads_write_and_read_at_once(store: Store) -> None:
     for author in authors:
         own = [kept for kept in store.job_frames(JOB) if kept.signer == author]
         assert own == [frame(sequence, author=author) for sequence in range(25)]
+
+
+def test_one_job_is_found_by_its_id_and_by_how_its_id_begins(store: Store) -> None:
+    other = save_job(2)
+    store.apply([save_job(), other])
+
+    found = store.job(JOB)
+    assert found is not None
+    assert found.job == JOB
+    assert store.job(JobId(bytes(32))) is None
+    assert store.find_jobs(JOB.hex()[:12]) == [JOB]
+    assert store.find_jobs("") == [JOB, other.job]
+    assert store.find_jobs("%") == []
