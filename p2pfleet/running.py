@@ -84,16 +84,14 @@ class RunningNode:
             sealed_id = JobId(sha256(encode(draft.manifest)))
             await trio.to_thread.run_sync(self._packs.pin, sealed_id, list(draft.blobs))
             await trio.to_thread.run_sync(self._note, sealed_id, request, draft.names)
-            published = await self._driver.publish(draft.manifest)
-            assert isinstance(published, VerifiedManifest)
-            assert published.job == sealed_id
+            await self._driver.publish(draft.manifest)
             if not self._driver.node.book.knows(sealed_id):
                 raise P2pfleetError(
                     "The job was not published: its terms are outside what the network allows.",
                     "Check --quorum, --replicas-max and --expires-h (30 days at most).",
                     ExitCode.USAGE,
                 )
-            return published.job
+            return sealed_id
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._packs.unpin, holder)

@@ -42,7 +42,7 @@ from p2pfleet.core.events import (
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import Millis, PeerId
 from p2pfleet.core.wire.codec import encode
-from p2pfleet.core.wire.messages import Deliver, Message, SignedBody
+from p2pfleet.core.wire.messages import Deliver, Manifest, Message, SignedBody
 from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
@@ -63,7 +63,7 @@ DRAIN_STEPS = 50
 
 
 class Driver:
-    """One node's loop. ``submit`` hands it events; ``sign`` bodies that people asked for."""
+    """One node's loop. ``submit`` hands it events, ``publish`` jobs."""
 
     def __init__(
         self,
@@ -89,7 +89,6 @@ class Driver:
         self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
-        self.steps = 0
 
     # ---- in ----------------------------------------------------------------------------------
 
@@ -107,18 +106,9 @@ class Driver:
         """Return when everything that the core says by now is on disk as well."""
         await self.carry_out(Tick())
 
-    async def publish(self, body: SignedBody) -> VerifiedManifest | VerifiedClosure:
-        """Sign a manifest (or closure) and have the core take it in, durably."""
-        verified = self._sign(body)
-        match verified:
-            case ManifestReceived(manifest=manifest):
-                await self.carry_out(verified)
-                return manifest
-            case ClosureReceived(closure=closure):
-                await self.carry_out(verified)
-                return closure
-            case _:
-                raise TypeError(f"{type(body).__name__} is not for publishing")
+    async def publish(self, manifest: Manifest) -> None:
+        """Sign a manifest and have the core take it in, durably (or refuse it)."""
+        await self.carry_out(self._sign(manifest))
 
     async def changed(self) -> None:
         """Return after the next batch of events."""
@@ -181,7 +171,6 @@ class Driver:
 
     def _step(self, event: Event) -> list[Effect]:
         """Let the core take one event; what it wants signed comes back to it at once."""
-        self.steps += 1
         now = self._now()
         if self._recorder is not None:
             self._recorder.before(self.node)

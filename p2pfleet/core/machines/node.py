@@ -43,18 +43,16 @@ from p2pfleet.core.rules.admission import (
     CLOCK_SKEW_MS,
     beyond,
     judge_closure,
+    judge_frame,
     judge_manifest,
     judge_record,
 )
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import (
     Certificate,
-    Claim,
     Closure,
     Deliver,
     PeerRecord,
-    Release,
-    Reveal,
     Sealed,
     Wanted,
 )
@@ -425,9 +423,9 @@ class Node(msgspec.Struct):
         job = self.jobs.get(frame.frame.job)
         if job is None or (source != self.me and not job.joined):
             return []
-        reject = self._malformed(job, frame)
-        if reject is not None:
-            return [Report(source, reject)]
+        verdict = judge_frame(frame.frame, job.manifest)
+        if not isinstance(verdict, Accept):
+            return [Report(source, verdict)]
         if job.admit(frame.frame, self.wall_ms(now), bounded=source != self.me) is not None:
             return []
         effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
@@ -440,20 +438,6 @@ class Node(msgspec.Struct):
         outcome = job.settlement.apply(frame, now, self.standing.counts)
         effects.extend(self._outcome(job, outcome, now))
         return effects + self._advance(job, now)
-
-    @staticmethod
-    def _malformed(job: Job, frame: VerifiedFrame) -> Reject | None:
-        if frame.frame.network != job.manifest.network:
-            return Reject("the frame belongs to another network")
-        if frame.author == job.manifest.publisher:
-            return Reject("the publisher does not run units of its own job")
-        for entry in frame.frame.entries:
-            if isinstance(entry, Reveal) and entry.length > job.manifest.limits.output_bytes:
-                return Reject("the frame votes for an output larger than the job allows")
-            units = entry.units if isinstance(entry, Claim | Release) else (entry.unit,)
-            if max(units) >= job.manifest.units:
-                return Reject("the frame names a unit that the job does not have")
-        return None
 
     def _outcome(self, job: Job, outcome: Outcome, now: Millis) -> list[Effect]:
         """Write down what changed; a peer whose vote is lost or won is considered everywhere."""

@@ -107,11 +107,6 @@ def short_peer(peer: PeerId) -> str:
     return peer_text(peer)[-8:]
 
 
-def hex_text(value: bytes) -> str:
-    """Lower-case hexadecimal; how job, network and frame names are written."""
-    return value.hex()
-
-
 def parse_job(text: str) -> JobId:
     """A job id from 64 hexadecimal digits. Raises :class:`Malformed`."""
     try:

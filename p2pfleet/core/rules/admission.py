@@ -1,11 +1,19 @@
-"""Which manifests and closures a node takes notice of (``protocol/jobs.md``)."""
+"""Which manifests, closures, frames and records a node takes notice of (``protocol/jobs.md``)."""
 
 from __future__ import annotations
 
 from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, cid_sha256
 from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits, UnitTable
-from p2pfleet.core.wire.messages import Closure, Manifest, PeerRecord
+from p2pfleet.core.wire.messages import (
+    Claim,
+    Closure,
+    Frame,
+    Manifest,
+    PeerRecord,
+    Release,
+    Reveal,
+)
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
 
 CLOCK_SKEW_MS = 2 * 60 * 1000
@@ -37,6 +45,21 @@ def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verd
         return Ignore("the job was issued in the future by this clock")
     if manifest.shards != 1:
         return Ignore("this version knows jobs of one shard only")
+    return ACCEPT
+
+
+def judge_frame(frame: Frame, manifest: Manifest) -> Verdict:
+    """Accept a frame of the job that ``manifest`` asked for, or why not."""
+    if frame.network != manifest.network:
+        return Reject("the frame belongs to another network")
+    if frame.author == manifest.publisher:
+        return Reject("the publisher does not run units of its own job")
+    for entry in frame.entries:
+        if isinstance(entry, Reveal) and entry.length > manifest.limits.output_bytes:
+            return Reject("the frame votes for an output larger than the job allows")
+        units = entry.units if isinstance(entry, Claim | Release) else (entry.unit,)
+        if max(units) >= manifest.units:
+            return Reject("the frame names a unit that the job does not have")
     return ACCEPT
 
 
