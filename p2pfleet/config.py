@@ -22,8 +22,9 @@ import platformdirs
 from msgspec import Meta
 
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
-from p2pfleet.core.model.ids import parse_peer
-from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.capability import Version
+from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
+from p2pfleet.core.model.network import NetworkFile, NetworkParameters, SignedRequirement
 
 NODE_FILE = "node.toml"
 NETWORK_FILE = "network.toml"
@@ -48,9 +49,12 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """All that a node is told when it starts.
 
     ``listen`` and ``bootstrap`` are multiaddresses (``bootstrap``: the network file's, the
-    configuration's and the command line's together); ``slots`` is how many units run at once, 0
-    unless the node volunteers. ``memory_mb`` caps one child, ``disk_mb`` all that the node keeps,
-    ``unit_cpu_s`` the processor time of one unit, whatever a job asks for (MiB, MiB, seconds).
+    configuration's and the command line's together); ``slots`` is how many units run at once, each
+    with one thread, 0 unless the node volunteers. ``memory_mb`` caps one child, ``disk_mb`` all
+    that the node keeps, ``unit_cpu_s`` the processor time of one unit, whatever a job asks for
+    (MiB, MiB, seconds). ``cpu_percent`` is the share of the time in which children compute.
+    ``contrib_ops`` admits operators of the domain com.microsoft. ``trusted_publishers`` are those
+    whose work may run where the sandbox is too weak for strangers'.
     """
 
     data_dir: Path
@@ -62,6 +66,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
     memory_mb: int = 2048
     disk_mb: int = 10240
     unit_cpu_s: int = 3600
+    cpu_percent: int = 100
+    contrib_ops: bool = False
+    trusted_publishers: tuple[PeerId, ...] = ()
     log_level: str = "info"
     recording: bool = False
 
@@ -85,6 +92,11 @@ _NODE_KEYS: dict[str, Any] = {
     "memory_mb": Annotated[int, Meta(ge=64, le=2**20)],
     "disk_mb": Annotated[int, Meta(ge=64, le=2**30)],
     "unit_cpu_s": Annotated[int, Meta(ge=1, le=24 * 3600)],
+    "cpu_percent": Annotated[int, Meta(ge=1, le=100)],
+    "contrib_ops": bool,
+    "trusted_publishers": Annotated[
+        tuple[Annotated[str, Meta(max_length=80)], ...], Meta(max_length=256)
+    ],
     "log_level": LogLevel,
     "recording": bool,
 }
@@ -92,8 +104,18 @@ _NETWORK_KEYS: dict[str, Any] = {
     "name": Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*\Z")],
     "bootstrap": Annotated[tuple[str, ...], Meta(max_length=MAX_BOOTSTRAP)],
     "parameters": dict[str, Any],
+    "requirement": dict[str, Any],
 }
-_PARAMETER_KEYS: dict[str, Any] = {"testnet": bool}
+_PARAMETER_KEYS: dict[str, Any] = {
+    "testnet": bool,
+    "owner": Annotated[str, Meta(max_length=80)],
+}
+_REQUIREMENT_KEYS: dict[str, Any] = {
+    "onnxruntime": Version,
+    "sequence": Annotated[int, Meta(ge=0, lt=2**53)],
+    "issued_ms": Annotated[int, Meta(ge=0, lt=2**53)],
+    "signature": Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")],
+}
 
 
 # ---- node.toml -------------------------------------------------------------------------------
@@ -140,6 +162,7 @@ def load_config(
     elif asked == 0 and "volunteer" in chosen:
         mistakes.add("slots", "a volunteer needs at least 1; take it out of roles to run nothing")
 
+    trusted = _peers(values.get("trusted_publishers", ()), "trusted_publishers", mistakes)
     found = _find_network(file, folder, network, values.get("network"), mistakes)
     if mistakes.found or found is None:
         raise ConfigError(
@@ -156,12 +179,31 @@ def load_config(
         ),
         roles=chosen,
         slots=(asked or 1) if "volunteer" in chosen else 0,
+        trusted_publishers=trusted,
         **{
             key: values[key]
-            for key in ("memory_mb", "disk_mb", "unit_cpu_s", "log_level", "recording")
+            for key in (
+                "memory_mb",
+                "disk_mb",
+                "unit_cpu_s",
+                "cpu_percent",
+                "contrib_ops",
+                "log_level",
+                "recording",
+            )
             if key in values
         },
     )
+
+
+def _peers(texts: Sequence[str], key: str, mistakes: _Mistakes) -> tuple[PeerId, ...]:
+    peers = []
+    for text in texts:
+        try:
+            peers.append(parse_peer(text))
+        except Malformed as error:
+            mistakes.add(key, f"{text!r} is no peer id: {error}")
+    return tuple(peers)
 
 
 def default_data_dir() -> Path:
@@ -217,11 +259,35 @@ def load_network(path: Path) -> NetworkFile:
     _check_addresses(values.get("bootstrap", ()), "bootstrap", check_bootstrap, mistakes)
     if "name" not in table:
         mistakes.add("name", "is missing; every network has a name of its own")
+    if "owner" in parameters:
+        (parameters["owner"],) = _peers((parameters["owner"],), "parameters.owner", mistakes) or (
+            None,
+        )
+    requirement = None
+    if "requirement" in values:
+        owned = "owner" in values.get("parameters", {})
+        requirement = _requirement(values["requirement"], owned, mistakes)
     if mistakes.found:
         raise ConfigError(
             str(path), mistakes.found, "Mend them, or ask whoever runs the network for its file."
         )
-    return NetworkFile(NetworkParameters(values["name"], **parameters), values.get("bootstrap", ()))
+    return NetworkFile(
+        NetworkParameters(values["name"], **parameters), values.get("bootstrap", ()), requirement
+    )
+
+
+def _requirement(
+    table: Mapping[str, Any], owned: bool, mistakes: _Mistakes
+) -> SignedRequirement | None:
+    values = _checked(table, _REQUIREMENT_KEYS, mistakes, "requirement.")
+    missing = [key for key in _REQUIREMENT_KEYS if key not in table]
+    if missing:
+        mistakes.add("requirement", f"lacks {', '.join(missing)}")
+    if not owned:
+        mistakes.add("requirement", "asks for something, but the network has no owner")
+    if len(values) < len(_REQUIREMENT_KEYS):
+        return None
+    return SignedRequirement(**{**values, "signature": bytes.fromhex(values["signature"])})
 
 
 def save_network(path: Path, network: NetworkFile) -> None:
@@ -237,6 +303,19 @@ def save_network(path: Path, network: NetworkFile) -> None:
         "[parameters]",
         f"testnet = {'true' if network.parameters.testnet else 'false'}",
     ]
+    if network.parameters.owner is not None:
+        lines.append(f"owner = {_quoted(peer_text(network.parameters.owner))}")
+    if network.requirement is not None:
+        lines += [
+            "",
+            "# Signed by the owner ('p2pfleet network require'): what is changed here by hand is",
+            "# refused. Below this version of onnxruntime a node runs no strangers' work.",
+            "[requirement]",
+            f"onnxruntime = {_quoted(network.requirement.onnxruntime)}",
+            f"sequence = {network.requirement.sequence}",
+            f"issued_ms = {network.requirement.issued_ms}",
+            f"signature = {_quoted(network.requirement.signature.hex())}",
+        ]
     write_file(path, "\n".join(lines) + "\n")
 
 
@@ -396,6 +475,8 @@ _WORDS = {
     "`float`": "a number with a point",
     "`bool`": "true or false",
     r"matching regex '^[a-z0-9][a-z0-9.-]*\\Z'": "of small letters, digits, dots and dashes",
+    r"matching regex '^[0-9]{1,6}(\\.[0-9]{1,6}){0,3}\\Z'": "like 1.32.0",
+    r"matching regex '^[0-9a-f]{128}\\Z'": "of 128 hexadecimal digits",
 }
 
 

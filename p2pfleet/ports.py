@@ -16,6 +16,7 @@ import trio
 
 from p2pfleet.core.effects import Judgement, Write
 from p2pfleet.core.errors import Verdict
+from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Cid, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef, Limits
 from p2pfleet.core.wire.messages import Sealed
@@ -210,6 +211,10 @@ class Store(AddressBook, Protocol):
         """``max(now_ms, last + 1)``, made durable before it is returned."""
         ...
 
+    def requirement(self) -> Sealed | None:
+        """What the network's owner asked for last, if anything was ever heard."""
+        ...
+
     def jobs(self) -> list[StoredJob]:
         """Every job known, in the order in which they were first seen."""
         ...
@@ -289,11 +294,41 @@ class ExecutionFault(Exception):
         self.reason = reason
 
 
+class SandboxProperty(msgspec.Struct, frozen=True):
+    """One thing that a sandbox may keep a model from: whether it was seen to hold, and how."""
+
+    name: str
+    held: bool
+    detail: str
+
+
+class SandboxReport(msgspec.Struct, frozen=True):
+    """What a sandbox showed of itself when it was opened, by property and not by name of a layer.
+
+    ``reason`` says in one sentence why the grade is not A (empty if it is), ``advice`` what the
+    owner can do about it.
+    """
+
+    capability: Capability
+    properties: tuple[SandboxProperty, ...]
+    reason: str
+    advice: str
+
+
 class SandboxJob(Protocol):
-    """One child process with one model loaded. Used by one task at a time."""
+    """One child process with one model. Used by one task at a time."""
+
+    async def load(self) -> None:
+        """Admit the model and load it, once, before anything else.
+
+        Raises :class:`ExecutionFault`; after it the child is dead. Cancelling kills the child.
+        """
+        ...
 
     @property
-    def signature(self) -> ModelSignature: ...
+    def signature(self) -> ModelSignature:
+        """Known once the model is loaded."""
+        ...
 
     async def execute(self, inputs: bytes) -> Execution:
         """Run one unit: a canonical bundle in, a canonical bundle out.
@@ -318,6 +353,18 @@ class SandboxJob(Protocol):
 
 class Sandbox(Protocol):
     """Runs strangers' models in child processes. Here a model is opaque bytes."""
+
+    @property
+    def report(self) -> SandboxReport:
+        """What it showed of itself when it was opened."""
+        ...
+
+    async def start(self, model: bytes, limits: Limits) -> SandboxJob:
+        """A child that was given the model: from now on it can be frozen and killed.
+
+        Its ``load`` has to be called before anything else. Raises :class:`ExecutionFault`.
+        """
+        ...
 
     async def load(self, model: bytes, limits: Limits) -> SandboxJob:
         """Start a child and load the model there. Raises :class:`ExecutionFault`."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import independent as rules
-import msgpack
 from nacl.signing import SigningKey
 
 
@@ -47,13 +46,15 @@ def identities(case: dict[str, Any]) -> Iterator[Any]:
 
 
 def networks(case: dict[str, Any]) -> Iterator[Any]:
-    data = msgpack.packb(["p2pfleet/1/network", case["name"], case["testnet"]])
+    parameters = case["name"], case["testnet"], case["owner"]
+    data = rules.network_bytes(*parameters)
     if "refused" in case:
         yield refusal(lambda: rules.decode(data, "network")), case["refused"]
         return
-    name = rules.network_id(case["name"], case["testnet"])
+    name = rules.network_id(*parameters)
     yield data.hex(), case["encoding"]
-    yield rules.decode(data, "network")["name"], case["name"]
+    read = rules.decode(data, "network")
+    yield (read["name"], read["testnet"], read["owner"]), parameters
     yield name, case["id"]
     yield f"/p2pfleet/1/{name[:32]}/announcements", case["topic"]
     yield (b"/p2pfleet/1/rendezvous/" + bytes.fromhex(name)).hex(), case["rendezvous_key"]
@@ -109,6 +110,19 @@ def records(case: dict[str, Any]) -> Iterator[Any]:
     yield name, case["hash"]
     network = rules.network_id(**case["network"])
     yield rules.judge_record(record, network, case["wall_ms"]), case["verdict"]
+
+
+def requirements(case: dict[str, Any]) -> Iterator[Any]:
+    name, requirement = rules.verified(case["requirement"])
+    yield name, case["hash"]
+    network = rules.network_id(**case["network"])
+    yield network, case["network_id"]
+    owner = case["network"]["owner"]
+    yield rules.judge_requirement(requirement, network, owner, case["known"]), case["verdict"]
+
+
+def versions(case: dict[str, Any]) -> Iterator[Any]:
+    yield rules.version_fits(case["version"], case["minimum"]), case["fits"]
 
 
 def jobs(case: dict[str, Any]) -> Iterator[Any]:
@@ -188,7 +202,8 @@ def reputation(case: dict[str, Any]) -> Iterator[Any]:
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "identities": identities, "networks": networks, "cids": cids, "job_ids": job_ids,
     "messages": messages, "refused": refused, "sealed": sealed, "bundles": bundles,
-    "records": records, "jobs": jobs, "frames": frames, "claims": claims,
+    "records": records, "requirements": requirements, "versions": versions,
+    "jobs": jobs, "frames": frames, "claims": claims,
     "decisions": decisions, "certificates": certificates, "reputation": reputation,
 }  # fmt: skip
 

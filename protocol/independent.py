@@ -71,6 +71,10 @@ def boolean(value: Any) -> bool:
     return bool(value)
 
 
+def nullable(reader: Reader) -> Reader:
+    return lambda value: None if value is None else reader(value)
+
+
 def many(item: Reader, low: int, high: int) -> Reader:
     def read(value: Any) -> list[Any]:
         need(type(value) is list, "type")
@@ -127,7 +131,12 @@ BODY = tagged(
     ("p2pfleet/1/peer", "PeerRecord", record(
         network=HASH, peer=HASH, sequence=COUNT, issued_ms=COUNT, expires_ms=COUNT,
         software=text(0, 64), roles=many(text(1, 16), 0, 4), slots=whole(0, 4096),
-        addresses=many(text(0, 200), 0, 8))),
+        addresses=many(text(0, 200), 0, 8), capability=record(
+            grade=text(0, 4, "A|B|C|none"), numeric_class=octets(0, 32),
+            onnxruntime=text(0, 32)))),
+    ("p2pfleet/1/requirement", "Requirement", record(
+        network=HASH, owner=HASH, sequence=COUNT, issued_ms=COUNT,
+        onnxruntime=text(0, 32, r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}"))),
     ("p2pfleet/1/frame", "Frame", record(
         network=HASH, job=HASH, author=HASH, incarnation=COUNT, sequence=COUNT,
         entries=many(ENTRY, 1, 1024))),
@@ -148,7 +157,7 @@ BLOB_MESSAGE = tagged(
 )
 NETWORK = tagged(
     ("p2pfleet/1/network", "NetworkParameters",
-     record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean)),
+     record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean, owner=nullable(HASH))),
 )  # fmt: skip
 TABLE = record(
     packs=many(CID, 1, 1024),
@@ -252,7 +261,7 @@ def open_sealed(sealed: dict[str, Any]) -> dict[str, Any]:
         raise Refused("signature") from error
     value: dict[str, Any] = decode(body, "body")
     named = {"Manifest": "publisher", "Closure": "publisher", "PeerRecord": "peer",
-             "Frame": "author"}  # fmt: skip
+             "Requirement": "owner", "Frame": "author"}  # fmt: skip
     need(value[named[value["is"]]] == sealed["signer"], "signer")
     return value
 
@@ -263,8 +272,13 @@ def verified(given: str) -> tuple[str, dict[str, Any]]:
     return sha(bytes.fromhex(sealed["body"])), open_sealed(sealed)
 
 
-def network_id(name: str, testnet: bool) -> str:
-    return sha(msgpack.packb(["p2pfleet/1/network", name, testnet]))
+def network_bytes(name: str, testnet: bool, owner: str | None) -> bytes:
+    key = None if owner is None else bytes.fromhex(owner)
+    return bytes(msgpack.packb(["p2pfleet/1/network", name, testnet, key]))
+
+
+def network_id(name: str, testnet: bool, owner: str | None) -> str:
+    return sha(network_bytes(name, testnet, owner))
 
 
 # ---- jobs.md, frames.md ----------------------------------------------------------------------
@@ -291,6 +305,34 @@ def judge_record(peer: dict[str, Any], network: str, wall_ms: int) -> str:
     if peer["network"] != network:
         return "reject network"
     return [*wrong, *late, "accept"][0]
+
+
+def judge_requirement(
+    requirement: dict[str, Any], network: str, owner: str | None, known: int | None
+) -> str:
+    if requirement["network"] != network:
+        return "reject network"
+    if requirement["owner"] != owner:
+        return "reject owner"
+    newer = known is None or requirement["sequence"] > known
+    return "accept" if newer else "ignore stale"
+
+
+def version_fits(version: str, minimum: str) -> bool:
+    """The rule of ``volunteers.md``."""
+
+    def numbers(given: str) -> list[int]:
+        found: list[int] = []
+        for part in given.split(".")[:4]:
+            digits = len(part) - len(part.lstrip("0123456789"))
+            if digits:
+                found.append(int(part[:digits]))
+            if digits < len(part) or not digits:
+                break
+        return found
+
+    have = numbers(version)
+    return bool(have) and [*have, 0, 0, 0][:4] >= [*numbers(minimum), 0, 0, 0][:4]
 
 
 def judge_manifest(manifest: dict[str, Any], network: str, wall_ms: int) -> str:

@@ -9,6 +9,7 @@ from p2pfleet.cli.folders import Place, profile_file
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import Output, exit_codes
 from p2pfleet.config import NodeConfig, load_config
+from p2pfleet.core.model.ids import peer_text
 
 
 @click.group()
@@ -30,7 +31,7 @@ def check(output: Output, place: Place, profile: str | None) -> None:
     flat = {**document, "network": f"{name} ({found.network.id.hex()[:8]})"}
     output.result(
         {"ok": True, "config": document},
-        [f"{key:<12}{_text(value)}" for key, value in flat.items()],
+        [f"{key:<20}{_text(value)}" for key, value in flat.items()],
     )
 
 
@@ -38,10 +39,18 @@ def config_document(found: NodeConfig) -> dict[str, object]:
     """A configuration as JSON has it."""
     document: dict[str, object] = msgspec.structs.asdict(found)
     document["data_dir"] = str(found.data_dir)
+    document["trusted_publishers"] = tuple(map(peer_text, found.trusted_publishers))
+    parameters, requirement = found.network.parameters, found.network.requirement
+    if requirement is not None:
+        from p2pfleet.runtime.requirements import opened_requirement
+
+        opened_requirement(found.network)  # an owner's word that is not his own is a mistake
     document["network"] = {
-        "name": found.network.parameters.name,
-        "testnet": found.network.parameters.testnet,
+        "name": parameters.name,
+        "testnet": parameters.testnet,
         "id": found.network.id.hex(),
+        "owner": None if parameters.owner is None else peer_text(parameters.owner),
+        "onnxruntime_min": None if requirement is None else requirement.onnxruntime,
     }
     return document
 

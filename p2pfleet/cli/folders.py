@@ -57,8 +57,9 @@ def remembered_network(folder: Path) -> NetworkFile | None:
 def join_network(folder: Path, network: NetworkFile) -> None:
     """Make ``folder`` (made 0700 if missing) belong to ``network``, for good.
 
-    Newer bootstrap addresses replace older ones; another network is refused, since identity, jobs
-    and reputation in the folder mean nothing there.
+    Bootstrap addresses and what the owner asks for may be others than before; another network is
+    refused, since identity, jobs and reputation in the folder mean nothing there, and so is a
+    requirement that the network's owner did not sign.
     """
     known = remembered_network(folder)
     if known == network:
@@ -71,6 +72,10 @@ def join_network(folder: Path, network: NetworkFile) -> None:
             "Choose another --data-dir for this network.",
             ExitCode.USAGE,
         )
+    if network.requirement is not None:
+        from p2pfleet.runtime.requirements import opened_requirement
+
+        opened_requirement(network)
     make_folder(folder)
     save_network(folder / NETWORK_FILE, network)
 

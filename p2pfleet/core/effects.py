@@ -78,13 +78,19 @@ class SaveJudgements(_Effect, frozen=True, tag="SaveJudgements"):
     rows: tuple[Judgement, ...]
 
 
+class SaveRequirement(_Effect, frozen=True, tag="SaveRequirement"):
+    """The newest requirement of the network; it replaces the one before."""
+
+    requirement: Sealed
+
+
 class ForgetJob(_Effect, frozen=True, tag="ForgetJob"):
     """Drop the frames and the ledger of a job; its judgements stay."""
 
     job: JobId
 
 
-Write = SaveJob | CloseJob | SaveFrame | SaveUnits | SaveJudgements | ForgetJob
+Write = SaveJob | CloseJob | SaveFrame | SaveUnits | SaveJudgements | SaveRequirement | ForgetJob
 
 # ---- acts ------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
+    VerifiedRequirement,
 )
 
 
@@ -153,6 +154,13 @@ class RecordSigned(_Event, frozen=True, tag="RecordSigned"):
     record: VerifiedRecord
 
 
+class RequirementReceived(_Event, frozen=True, tag="RequirementReceived"):
+    """What a network's owner asks for, from ``source`` (the node's own id: from its own files)."""
+
+    source: PeerId
+    requirement: VerifiedRequirement
+
+
 # ---- work ------------------------------------------------------------------------------------
 
 
@@ -238,6 +246,7 @@ Event = (
     | ClosureReceived
     | FrameReceived
     | RecordSigned
+    | RequirementReceived
     | CancelRequested
     | JobOpened
     | JobUnavailable

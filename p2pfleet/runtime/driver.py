@@ -37,6 +37,7 @@ from p2pfleet.core.events import (
     ManifestReceived,
     PeerDisconnected,
     RecordSigned,
+    RequirementReceived,
     Tick,
 )
 from p2pfleet.core.machines.node import Node
@@ -48,6 +49,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
+    VerifiedRequirement,
 )
 from p2pfleet.ports import Clock, Network, PeerGone, Store
 from p2pfleet.runtime.recording import Recorder
@@ -197,6 +199,8 @@ class Driver:
                 return ClosureReceived(me, verified)
             case VerifiedRecord():
                 return RecordSigned(verified)
+            case VerifiedRequirement():
+                return RequirementReceived(me, verified)
 
     # ---- out ---------------------------------------------------------------------------------
 

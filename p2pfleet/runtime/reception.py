@@ -21,6 +21,7 @@ from p2pfleet.core.events import (
     ManifestReceived,
     PeerConnected,
     PeerDisconnected,
+    RequirementReceived,
     WantedReceived,
 )
 from p2pfleet.core.model.ids import NetworkId, PeerId
@@ -34,6 +35,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
+    VerifiedRequirement,
 )
 from p2pfleet.ports import (
     Announced,
@@ -124,6 +126,8 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
             return ClosureReceived(peer, verified)
         case VerifiedFrame():
             return FrameReceived(peer, verified)
+        case VerifiedRequirement():
+            return RequirementReceived(peer, verified)
         case VerifiedRecord():
             return peer, Ignore("a peer record outside a hello")
 

@@ -18,6 +18,7 @@ from p2pfleet.core.wire.messages import (
     Frame,
     Manifest,
     PeerRecord,
+    Requirement,
     Sealed,
     SignedBody,
 )
@@ -28,6 +29,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
+    VerifiedRequirement,
 )
 
 
@@ -71,6 +73,9 @@ def _opened(sealed: Sealed, body: SignedBody) -> Verified:
         case PeerRecord():
             named = body.peer
             verified = VerifiedRecord(sealed, body)
+        case Requirement():
+            named = body.owner
+            verified = VerifiedRequirement(sealed, body)
         case Frame():
             named = body.author
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)

@@ -14,6 +14,9 @@ from samples import (
     BASE,
     BOB,
     JOB,
+    MALLORY,
+    OWNER,
+    REQUIREMENT,
     VALID_BODIES,
     VALID_OTHERS,
     frame,
@@ -40,6 +43,7 @@ from p2pfleet.core.wire.names import announcements_topic, rendezvous_key
 from p2pfleet.core.wire.tensors import Tensor, digest_of, encode_bundle
 
 Case = dict[str, Any]
+_NAMED = ("publisher", "peer", "author", "owner")
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
@@ -90,15 +94,19 @@ def identities() -> Iterable[Case]:
 
 
 def networks() -> Iterable[Case]:
-    for name, testnet in (
-        ("main", False), ("main", True), ("a", False), ("0.lab-7.example", False), ("x" * 64, True)
+    for name, testnet, owner in (
+        ("main", False, None), ("main", True, None), ("a", False, None),
+        ("0.lab-7.example", False, None), ("x" * 64, True, None), ("main", False, OWNER),
+        ("main", True, OWNER), ("main", True, MALLORY),
     ):  # fmt: skip
-        parameters = NetworkParameters(name, testnet)
+        parameters = NetworkParameters(name, testnet, None if owner is None else owner.peer)
         network = network_id(parameters)
+        whose = "nobody's" if owner is None else f"of {peer_text(owner.peer)}"
         yield {
-            "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}",
+            "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}, {whose}",
             "name": name,
             "testnet": testnet,
+            "owner": described(parameters.owner),
             "encoding": encode(parameters).hex(),
             "id": network.hex(),
             "topic": announcements_topic(network),
@@ -109,7 +117,9 @@ def networks() -> Iterable[Case]:
         ("begins with a dash", "-a"), ("begins with a dot", ".a"), ("an umlaut", "m\u00e4in"),
         ("a line feed behind it", "main\n"), ("an underscore", "a_b"),
     ):  # fmt: skip
-        yield {"about": about, "name": name, "testnet": False, "refused": "bound"}
+        yield {
+            "about": about, "name": name, "testnet": False, "owner": None, "refused": "bound"
+        }  # fmt: skip
 
 
 def cids() -> Iterable[Case]:
@@ -208,9 +218,7 @@ def _sealed(about: str, sealed: Sealed, rule_: str | None) -> Case:
 
 def sealed_bodies() -> Iterable[Case]:
     for _, about, body in VALID_BODIES:
-        named = next(
-            getattr(body, name) for name in ("publisher", "peer", "author") if hasattr(body, name)
-        )
+        named = next(getattr(body, name) for name in _NAMED if hasattr(body, name))
         signer = next(one for one in BASE.values() if one.peer == named)
         yield _sealed(about, signer.seal(body), None)
     good = ALICE.seal(frame(ALICE, [Release((1,))]))
@@ -237,6 +245,8 @@ def sealed_bodies() -> Iterable[Case]:
         "a key of small order", Sealed(bare, PeerId(small), small + bytes(32)), "signature"
     )
     yield _sealed("signed by somebody it does not name", BOB.seal(frame(ALICE, [Release((1,))])),
+                  "signer")  # fmt: skip
+    yield _sealed("a requirement that the owner it names did not sign", MALLORY.seal(REQUIREMENT),
                   "signer")  # fmt: skip
     raw = msgpack.unpackb(bare)
     for about, changed, rule_ in (

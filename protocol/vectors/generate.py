@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
         ("sealed", "identity.md", canonical.sealed_bodies()),
         ("bundles", "encoding.md", canonical.bundles()),
         ("records", "identity.md", verdicts.records()),
+        ("requirements", "identity.md", verdicts.requirements()),
+        ("versions", "volunteers.md", outcomes.versions()),
         ("jobs", "jobs.md", verdicts.jobs()),
         ("frames", "frames.md", verdicts.frames()),
         ("claims", "claims.md", outcomes.claiming()),

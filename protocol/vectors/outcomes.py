@@ -1,4 +1,4 @@
-"""Vectors of ``claims.md``, ``certificates.md`` and ``reputation.md``."""
+"""Vectors of claims, certificates, reputation, and of the versions in ``volunteers.md``."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from p2pfleet.core.model.job import FixedQuorum
 from p2pfleet.core.model.network import network_id
 from p2pfleet.core.rules import certificate as rule
 from p2pfleet.core.rules import claims
+from p2pfleet.core.rules.consent import version_at_least
 from p2pfleet.core.rules.reputation import Record, has_vote
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
@@ -214,4 +215,24 @@ def reputation() -> Iterable[Case]:
             "contradicted": contradicted,
             "score": [value.numerator, value.denominator],
             "votes": has_vote(Record(agreed, contradicted)),
+        }
+
+
+def versions() -> Iterable[Case]:
+    for version, minimum in (
+        ("1.32.0", "1.32.0"), ("1.32.0", "1.32.1"), ("1.32.1", "1.32.0"), ("1.32", "1.32.0"),
+        ("1.32.0", "1.32"), ("1.32.0", "1"), ("1.9.0", "1.10.0"), ("1.10.0", "1.9.0"),
+        ("2.0", "1.999999.999999.999999"), ("1.32.0.1", "1.32.0"), ("1.32.0", "1.32.0.1"),
+        ("1.32.0.0.9", "1.32.0.1"), ("1.32.0rc1", "1.32.0"), ("1.32.0.dev20260101", "1.32.0"),
+        ("1.32.0.dev20260101", "1.32.0.1"), ("1.32.0+cpu", "1.32"), ("1.32rc1", "1.32.0"),
+        ("1.1234567890123", "1.999999"), ("01.032.0", "1.32"), ("1..5", "1.1"), ("1.", "1"),
+        ("v1.32.0", "0"), (" 1.32.0", "0"), ("", "0"), ("unknown", "0.0"), ("0", "0.0"),
+        ("\u0661.32", "0"),
+    ):  # fmt: skip
+        fits = version_at_least(version, minimum)
+        yield {
+            "about": f"{version!a}, asked for {minimum}",
+            "version": version,
+            "minimum": minimum,
+            "fits": fits,
         }

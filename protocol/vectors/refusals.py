@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgpack
-from samples import ALICE, ID, MANIFEST, RECORD, SEALED_RECORD, TABLE, VALID_BODIES, VALID_OTHERS
+from samples import (
+    ALICE,
+    ID,
+    MANIFEST,
+    OWNED_NETWORK,
+    RECORD,
+    REQUIREMENT,
+    SEALED_RECORD,
+    TABLE,
+    VALID_BODIES,
+    VALID_OTHERS,
+)
 
 from p2pfleet.core.model.ids import sha256
 from p2pfleet.core.wire.codec import encode
@@ -117,7 +128,22 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
             (2, bytes(33), "bound"), (3, CLOCK, "bound"), (4, -1, "bound"), (5, CLOCK, "bound"),
             (6, "s" * 65, "bound"), (7, ["r"] * 5, "bound"), (7, [""], "bound"),
             (7, ["r" * 17], "bound"), (7, [b"r"], "type"), (8, 4097, "bound"), (8, -1, "bound"),
-            (9, ["a"] * 9, "bound"), (9, ["a" * 201], "bound"), (9, "a", "type"))),
+            (9, ["a"] * 9, "bound"), (9, ["a" * 201], "bound"), (9, "a", "type"),
+            ((10, 0), "D", "bound"), ((10, 0), "a", "bound"), ((10, 0), "", "bound"),
+            ((10, 0), None, "type"), ((10, 1), bytes(33), "bound"), ((10, 1), "", "type"),
+            ((10, 2), "v" * 33, "bound"), ((10, 2), None, "type"), ((10, 2), MISSING, "fields"),
+            (10, None, "type"), (10, MISSING, "fields"))),
+        ("body", REQUIREMENT, (
+            (1, bytes(31), "bound"), (2, long_hash, "bound"), (2, None, "type"), (3, -1, "bound"),
+            (3, CLOCK, "bound"), (4, CLOCK, "bound"), (5, "", "bound"), (5, "1.", "bound"),
+            (5, ".1", "bound"), (5, "1..2", "bound"), (5, "1.2.3.4.5", "bound"),
+            (5, "1234567", "bound"), (5, "1.32.0rc1", "bound"), (5, "1.32.0\n", "bound"),
+            (5, " 1.32", "bound"), (5, "-1", "bound"), (5, "\u0661", "bound"), (5, 1, "type"),
+            (5, None, "type"), (5, MISSING, "fields"))),
+        ("network", OWNED_NETWORK, (
+            (0, "p2pfleet/2/network", "tag"), (2, None, "type"), (3, bytes(31), "bound"),
+            (3, long_hash, "bound"), (3, b"", "bound"), (3, "o" * 32, "type"), (3, False, "type"),
+            (3, MISSING, "fields"))),
         ("body", written, (
             (1, b"", "bound"), (2, b"", "bound"), (3, b"", "bound"), (4, CLOCK, "bound"),
             (5, CLOCK, "bound"), (5, -1, "bound"), (6, [], "bound"), (6, [[]], "fields"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Digest, PeerId, cid_of, sha256
 from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
 from p2pfleet.core.model.network import NetworkParameters, network_id
@@ -28,6 +29,7 @@ from p2pfleet.core.wire.messages import (
     Manifest,
     PeerRecord,
     Release,
+    Requirement,
     Reveal,
     VoteRef,
     Wanted,
@@ -47,11 +49,12 @@ def seed_of(name: str) -> bytes:
 
 BASE = {
     name: Signer(seed_of(name))
-    for name in ("publisher", "alice", "bob", "carol", "dave", "erin", "mallory")
+    for name in ("publisher", "alice", "bob", "carol", "dave", "erin", "mallory", "owner")
 }
-PUBLISHER, ALICE, BOB, CAROL, DAVE, ERIN, MALLORY = BASE.values()
+PUBLISHER, ALICE, BOB, CAROL, DAVE, ERIN, MALLORY, OWNER = BASE.values()
 NETWORK = NetworkParameters("vectors", True)
 OTHER_NETWORK = NetworkParameters("elsewhere", True)
+OWNED_NETWORK = NetworkParameters("vectors", True, OWNER.peer)
 ID = network_id(NETWORK)
 SALT = bytes(range(16))
 PACK = bytes(range(80))
@@ -110,8 +113,13 @@ RECORD = PeerRecord(
     network=ID, peer=ALICE.peer, sequence=ISSUED_MS, issued_ms=ISSUED_MS,
     expires_ms=ISSUED_MS + 3_600_000, software="p2pfleet/0.1.0", roles=("volunteer",), slots=2,
     addresses=("/ip4/203.0.113.7/tcp/4001/p2p/12D3KooWExample",),
+    capability=Capability("A", sha256(b"results of probes"), "1.32.0"),
 )  # fmt: skip
 SEALED_RECORD = ALICE.seal(RECORD)
+REQUIREMENT = Requirement(
+    network=network_id(OWNED_NETWORK), owner=OWNER.peer, sequence=5, issued_ms=ISSUED_MS,
+    onnxruntime="1.32.0",
+)  # fmt: skip
 
 VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a manifest", MANIFEST),
@@ -121,10 +129,14 @@ VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a closure: cancelled", Closure(ID, JOB, PUBLISHER.peer, False, 0)),
     ("body", "a peer record", RECORD),
     ("body", "a peer record, everything at its least",
-     PeerRecord(ID, BOB.peer, 0, 0, 0, "", (), 0, ())),
+     PeerRecord(ID, BOB.peer, 0, 0, 0, "", (), 0, (), Capability("none", b"", ""))),
     ("body", "a peer record, everything at its most",
      PeerRecord(ID, BOB.peer, 2**53 - 1, 2**53 - 1, 2**53 - 1, "s" * 64, ("r" * 16,) * 4, 4096,
-                ("a" * 200,) * 8)),
+                ("a" * 200,) * 8, Capability("C", b"\xff" * 32, "v" * 32))),
+    ("body", "a requirement", REQUIREMENT),
+    ("body", "a requirement, everything at its least", Requirement(ID, OWNER.peer, 0, 0, "0")),
+    ("body", "a requirement, everything at its most",
+     Requirement(ID, OWNER.peer, 2**53 - 1, 2**53 - 1, ".".join(["999999"] * 4))),
     ("body", "a frame with an entry of each kind", frame(ALICE, _EVERYTHING)),
     ("body", "a frame, everything at its most",
      Frame(ID, JOB, BOB.peer, 2**53 - 1, 2**53 - 1, (Failure(999_999, 255, "\u00fc" * 200),))),
@@ -158,5 +170,8 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
      BlobRequest(ID, cid_of(PACK), 16 * GIB, 16 * GIB)),
     ("blob message", "found", BlobHeader(True, 20)),
     ("blob message", "not found", BlobHeader(False, 0)),
+    ("message", "deliver a requirement", Deliver(OWNER.seal(REQUIREMENT))),
+    ("network", "a network of nobody's", NETWORK),
+    ("network", "a network that somebody owns", OWNED_NETWORK),
     ("table", "a unit table", TABLE),
 )  # fmt: skip

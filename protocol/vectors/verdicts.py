@@ -13,8 +13,11 @@ from samples import (
     MANIFEST,
     NETWORK,
     OTHER_NETWORK,
+    OWNED_NETWORK,
+    OWNER,
     PUBLISHER,
     RECORD,
+    REQUIREMENT,
     TABLE,
     frame,
 )
@@ -29,8 +32,9 @@ from p2pfleet.core.model.ids import (
     sha256,
 )
 from p2pfleet.core.model.job import FixedQuorum, UnitTable
-from p2pfleet.core.model.network import network_id
+from p2pfleet.core.model.network import NetworkParameters, network_id
 from p2pfleet.core.rules import admission
+from p2pfleet.core.rules.consent import judge_requirement
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
     AuthorPosition,
@@ -48,6 +52,11 @@ Case = dict[str, Any]
 
 def _verdict(verdict: Verdict, check: str) -> str:
     return "accept" if isinstance(verdict, Accept) else f"{type(verdict).__name__.lower()} {check}"
+
+
+def _network(network: NetworkParameters) -> Case:
+    owner = None if network.owner is None else network.owner.hex()
+    return {"name": network.name, "testnet": network.testnet, "owner": owner}
 
 
 def records() -> Iterable[Case]:
@@ -74,8 +83,44 @@ def records() -> Iterable[Case]:
             "about": about,
             "record": encode(sealed).hex(),
             "hash": sealed.hash.hex(),
-            "network": {"name": network.name, "testnet": network.testnet},
+            "network": _network(network),
             "wall_ms": wall_ms,
+            "verdict": _verdict(verdict, check),
+        }
+
+
+def requirements() -> Iterable[Case]:
+    """``known`` is the sequence of the requirement that applied before, if there was one."""
+    replace = msgspec.structs.replace
+    mallorys = NetworkParameters("vectors", True, MALLORY.peer)
+    here = network_id(OWNED_NETWORK)
+    for about, check, signer, changes, network, known in (
+        ("the first", "", OWNER, {}, OWNED_NETWORK, None),
+        ("a newer one", "", OWNER, {}, OWNED_NETWORK, 4),
+        ("a lower version, but newer", "", OWNER, {"onnxruntime": "1.0"}, OWNED_NETWORK, 4),
+        ("issued long ago, but newer", "", OWNER, {"issued_ms": 0}, OWNED_NETWORK, 4),
+        ("the same again", "stale", OWNER, {}, OWNED_NETWORK, 5),
+        ("another of the same sequence", "stale", OWNER, {"onnxruntime": "9"}, OWNED_NETWORK, 5),
+        ("an older one", "stale", OWNER, {"sequence": 4}, OWNED_NETWORK, 5),
+        ("of another network", "network", OWNER, {}, OTHER_NETWORK, None),
+        ("of a network of the same name", "network", OWNER, {}, NETWORK, None),
+        ("of a network of the same name and another owner", "network", OWNER, {}, mallorys, None),
+        ("by somebody else", "owner", MALLORY, {"owner": MALLORY.peer}, OWNED_NETWORK, None),
+        ("by somebody else, and older", "owner", MALLORY, {"owner": MALLORY.peer, "sequence": 0},
+         OWNED_NETWORK, 5),
+        ("on a network that nobody owns", "owner", OWNER, {"network": network_id(NETWORK)},
+         NETWORK, None),
+    ):  # fmt: skip
+        body = replace(replace(REQUIREMENT, network=here), **changes)
+        sealed = signer.seal(body)
+        verdict = judge_requirement(body, network_id(network), network.owner, known)
+        yield {
+            "about": about,
+            "requirement": encode(sealed).hex(),
+            "hash": sealed.hash.hex(),
+            "network": _network(network),
+            "network_id": network_id(network).hex(),
+            "known": known,
             "verdict": _verdict(verdict, check),
         }
 
@@ -123,7 +168,7 @@ def jobs() -> Iterable[Case]:
             "judged": "manifest",
             "manifest": encode(sealed).hex(),
             "job": job_id(sealed).hex(),
-            "network": {"name": network.name, "testnet": network.testnet},
+            "network": _network(network),
             "wall_ms": wall_ms,
             "verdict": _verdict(verdict, check),
         }

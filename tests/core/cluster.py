@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 from core_disk import Disk
 from core_samples import (
+    CAPABILITY,
     NETWORK,
     OUTPUT_BYTES,
+    OWNER,
     WALL_MS,
     honest,
     manifest,
@@ -30,6 +32,7 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
+from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId, sha256
 from p2pfleet.core.wire import messages as ms
@@ -48,6 +51,7 @@ class Machine:
     def __init__(self, name: str, slots: int, work_ms: int, lies: str, lie_share: float) -> None:
         self.name, self.me = name, peer(name)
         self.slots, self.work_ms, self.lies, self.lie_share = slots, work_ms, lies, lie_share
+        self.capability = CAPABILITY
         self.disk = Disk()
         self.clock = 0  # its monotonic clock minus the cluster's
         self.executed: list[Task] = []
@@ -112,12 +116,13 @@ class Cluster:
         """Switch a machine on: what its store holds is told to a new node."""
         machine = self[name]
         roles = ("volunteer",) if machine.slots else ("publisher",)
-        machine.node = Node.create(machine.me, NETWORK, machine.slots, roles)
+        consent = Consent(machine.capability, owner=OWNER)
+        machine.node = Node.create(machine.me, NETWORK, machine.slots, roles, consent)
         machine.clock = self.random.randrange(10**9)
         wall_ms = WALL_MS + self.now
         machine.disk.incarnation = max(wall_ms, machine.disk.incarnation + 1)
         self.happen(machine, ev.Started(machine.disk.incarnation, wall_ms, "test", ()))
-        for event in list(machine.disk.restore()):
+        for event in list(machine.disk.restore(machine.me)):
             self.happen(machine, event)
         self._wire(machine)
 

@@ -11,7 +11,12 @@ from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.model.ids import Digest, FrameHash, JobId, PeerId
 from p2pfleet.core.wire.messages import Sealed
-from p2pfleet.core.wire.verified import VerifiedClosure, VerifiedFrame, VerifiedManifest
+from p2pfleet.core.wire.verified import (
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRequirement,
+)
 
 
 class Disk:
@@ -23,6 +28,7 @@ class Disk:
         self.frames: dict[JobId, dict[FrameHash, Sealed]] = {}
         self.units: dict[JobId, dict[int, ef.UnitRow]] = {}
         self.judged: dict[JobId, dict[tuple[int, PeerId], bool]] = {}
+        self.requirement: Sealed | None = None
         self.models: set[JobId] = set()
         self.outputs: set[Digest] = set()
 
@@ -43,6 +49,8 @@ class Disk:
             case ef.SaveJudgements():
                 judged = self.judged.setdefault(write.job, {})
                 judged.update({(row.unit, row.peer): row.agreed for row in write.rows})
+            case ef.SaveRequirement():
+                self.requirement = write.requirement
             case ef.ForgetJob():
                 self.frames.pop(write.job, None)
                 self.units.pop(write.job, None)
@@ -58,8 +66,10 @@ class Disk:
                 totals[who] = (old[0] + agreed, old[1] + (not agreed))
         return totals
 
-    def restore(self) -> Iterator[ev.Event]:
+    def restore(self, me: PeerId) -> Iterator[ev.Event]:
         """What a starting node is told, in order."""
+        if self.requirement is not None:
+            yield ev.RequirementReceived(me, unseal(self.requirement))
         yield ev.RecordsRestored(tuple((who, *r) for who, r in sorted(self.records().items())))
         for job, (sealed, own, state, closure) in self.jobs.items():
             judged = sorted(self.judged.get(job, {}).items())
@@ -86,4 +96,6 @@ class Disk:
                 return job in self.jobs
             case VerifiedClosure(closure=closure):
                 return bool(self.jobs[closure.job][3] == sealed)
+            case VerifiedRequirement():
+                return self.requirement == sealed
         return True  # a peer record is made anew at every start

@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from p2pfleet.core import events as ev
+from p2pfleet.core.machines.consent import Consent
+from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import (
     Cid,
     Digest,
@@ -26,12 +28,15 @@ from p2pfleet.core.wire.verified import (
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
+    VerifiedRequirement,
 )
 
 NETWORK = NetworkId(sha256(b"the network of these tests"))
 WALL_MS = 1_700_000_000_000
 DAY_MS = 24 * 3600 * 1000
 OUTPUT_BYTES = 100
+CAPABILITY = Capability("A", sha256(b"a numeric class"), "1.32.0")
+CONSENT = Consent(CAPABILITY)
 
 
 def peer(name: str) -> PeerId:
@@ -42,6 +47,7 @@ def peer(name: str) -> PeerId:
 ALICE, BOB, CAROL, DAVE, MALLORY, PAULA = map(
     peer, ("alice", "bob", "carol", "dave", "mallory", "paula")
 )
+OWNER = peer("the network's owner")
 
 
 def digest(text: str) -> Digest:
@@ -90,12 +96,40 @@ def manifest(
     )
 
 
+def record(
+    of: PeerId,
+    network: NetworkId = NETWORK,
+    roles: tuple[str, ...] = ("volunteer",),
+    capability: Capability = CAPABILITY,
+) -> VerifiedRecord:
+    """What a peer says of itself for an hour from ``WALL_MS`` on."""
+    body = ms.PeerRecord(
+        network, of, 1, WALL_MS, WALL_MS + 3_600_000, "test", roles, 1, (), capability
+    )
+    verified: VerifiedRecord = unseal(seal(body))
+    return verified
+
+
+def requirement(
+    onnxruntime: str,
+    sequence: int = 1,
+    owner: PeerId = OWNER,
+    network: NetworkId = NETWORK,
+) -> VerifiedRequirement:
+    """What the network's owner asks for."""
+    body = ms.Requirement(network, owner, sequence, WALL_MS, onnxruntime)
+    verified: VerifiedRequirement = unseal(seal(body))
+    return verified
+
+
 def signer_of(body: ms.SignedBody) -> PeerId:
     match body:
         case ms.Manifest() | ms.Closure():
             return body.publisher
         case ms.PeerRecord():
             return body.peer
+        case ms.Requirement():
+            return body.owner
         case ms.Frame():
             return body.author
 
@@ -118,6 +152,8 @@ def unseal(sealed: ms.Sealed) -> Any:
             verified = VerifiedClosure(sealed, body)
         case ms.PeerRecord():
             verified = VerifiedRecord(sealed, body)
+        case ms.Requirement():
+            verified = VerifiedRequirement(sealed, body)
         case _:
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
     return verified
@@ -132,6 +168,8 @@ def received(source: PeerId, sealed: ms.Sealed) -> ev.Event:
             return ev.ClosureReceived(source, verified)
         case VerifiedFrame() as verified:
             return ev.FrameReceived(source, verified)
+        case VerifiedRequirement() as verified:
+            return ev.RequirementReceived(source, verified)
         case verified:
             return ev.RecordSigned(verified)
 

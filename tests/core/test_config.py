@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from p2pfleet.config import (
@@ -16,13 +17,16 @@ from p2pfleet.config import (
     save_network,
 )
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.ids import parse_peer
+from p2pfleet.core.model.network import NetworkFile, NetworkParameters, SignedRequirement
 from p2pfleet.resources import resource_path
 
 PEER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 HOME = f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"
 AWAY = f"/dns4/boot.example.org/tcp/4741/p2p/{PEER}"
 NETWORK = NetworkFile(NetworkParameters("orchard"), (AWAY,))
+OWNED = NetworkParameters("orchard", owner=parse_peer(PEER))
+REQUIREMENT = SignedRequirement("1.32.0", 2**53 - 1, 1_700_000_000_000, bytes(range(64)))
 
 
 @pytest.fixture
@@ -67,6 +71,9 @@ def test_what_the_file_says_replaces_the_defaults(folder: Path) -> None:
         bootstrap = ["{HOME}", "{AWAY}"]
         log_level = "debug"
         recording = true
+        cpu_percent = 40
+        contrib_ops = true
+        trusted_publishers = ["{PEER}"]
         """,
     )
     assert config.roles == ("publisher", "volunteer")
@@ -74,6 +81,8 @@ def test_what_the_file_says_replaces_the_defaults(folder: Path) -> None:
     assert config.listen == ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0")
     assert config.bootstrap == (AWAY, HOME), "the network's first, and each only once"
     assert (config.log_level, config.recording) == ("debug", True)
+    assert (config.cpu_percent, config.contrib_ops) == (40, True)
+    assert config.trusted_publishers == (parse_peer(PEER),)
 
 
 def test_the_command_line_replaces_the_file_and_adds_bootstrap_addresses(folder: Path) -> None:
@@ -123,6 +132,12 @@ def test_a_mistake_on_the_command_line_is_reported_with_those_of_the_file(folder
         ('roles = ["publisher"]\nslots = 1\n', "no volunteer"),
         ("slots = 0\n", "at least 1"),
         ("slots = true\n", "whole number"),
+        ("cpu_percent = 0\n", "cpu_percent"),
+        ("cpu_percent = 101\n", "cpu_percent"),
+        ("contrib_ops = 1\n", "true or false"),
+        ('trusted_publishers = "all"\n', "a list"),
+        (f'trusted_publishers = ["{PEER}x"]\n', "no peer id"),
+        (f'trusted_publishers = ["{"1" * 81}"]\n', "trusted_publishers"),
         ("roles = []\n", "length"),
         ("memory_mb = 99999999999999999999999\n", "memory_mb"),
         ('network = "elsewhere.toml"\n', "no file"),
@@ -221,6 +236,8 @@ def test_a_network_file_survives_being_written_and_read(tmp_path: Path) -> None:
         NETWORK,
         NetworkFile(NetworkParameters("testnet-1.a", testnet=True)),
         NetworkFile(NetworkParameters("x"), (HOME, AWAY)),
+        NetworkFile(OWNED, (HOME,)),
+        NetworkFile(OWNED, (HOME,), REQUIREMENT),
     ):
         save_network(tmp_path / "network.toml", network)
         assert load_network(tmp_path / "network.toml") == network
@@ -236,6 +253,58 @@ def test_every_mistake_of_a_network_file_is_reported(tmp_path: Path) -> None:
     assert len(caught.value.mistakes) == 4
     for place in ("line 1, name", "line 2, owner", "line 3, bootstrap", "line 5, parameters.test"):
         assert place in text
+
+
+def requiring(owner: str | None = f'"{PEER}"', **changes: str | None) -> str:
+    """A network file with a requirement in which these values are others, or left out."""
+    values = {
+        "onnxruntime": '"1.32.0"', "sequence": "5", "issued_ms": "6",
+        "signature": f'"{"0a" * 64}"', **changes,
+    }  # fmt: skip
+    lines = [f"{key} = {value}" for key, value in values.items() if value is not None]
+    owned = [] if owner is None else [f"owner = {owner}"]
+    return "\n".join(['name = "orchard"', "[parameters]", *owned, "[requirement]", *lines, ""])
+
+
+def test_what_a_networks_owner_asks_for_is_read_but_not_yet_believed(tmp_path: Path) -> None:
+    (tmp_path / "network.toml").write_text(requiring())
+    found = load_network(tmp_path / "network.toml")
+    assert found.parameters == OWNED
+    assert found.requirement == SignedRequirement("1.32.0", 5, 6, b"\n" * 64)
+    without = msgspec.structs.replace(found, requirement=None)
+    assert found.id == without.id != NETWORK.id, "the owner is part of the network, his wish is not"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (requiring(owner=None), "no owner"),
+        (requiring(owner='"somebody"'), "parameters.owner: 'somebody' is no peer id"),
+        (requiring(owner="7"), "parameters.owner"),
+        (requiring(owner=f'"{PEER}\\n"'), "no peer id"),
+        (requiring(onnxruntime='"latest"'), "like 1.32.0"),
+        (requiring(onnxruntime='"1.2.3.4.5"'), "like 1.32.0"),
+        (requiring(onnxruntime='"1.32.0\\n"'), "like 1.32.0"),
+        (requiring(onnxruntime="1.32"), "text"),
+        (requiring(sequence="-1"), "requirement.sequence"),
+        (requiring(sequence=str(2**53)), "requirement.sequence"),
+        (requiring(issued_ms="1.5"), "whole number"),
+        (requiring(signature='"0A"'), "128 hexadecimal digits"),
+        (requiring(signature=f'"{"0a" * 63}0\\n"'), "128 hexadecimal digits"),
+        (requiring(signature=f'"{"0A" * 64}"'), "128 hexadecimal digits"),
+        (requiring(signature=None), "lacks signature"),
+        (requiring(sequence=None, issued_ms=None), "lacks sequence, issued_ms"),
+        (requiring(more="1"), "no such key"),
+    ],
+)
+def test_a_requirement_that_cannot_be_one_is_one_mistake(
+    tmp_path: Path, text: str, word: str
+) -> None:
+    (tmp_path / "network.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_network(tmp_path / "network.toml")
+    assert word in str(caught.value)
+    assert len(caught.value.mistakes) == 1
 
 
 def test_a_network_needs_a_name_without_a_line_break(tmp_path: Path) -> None:

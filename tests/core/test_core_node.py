@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from core_bench import Bench, entries, execute, executed_units, only, working
 from core_samples import (
     ALICE,
     BAD,
@@ -23,6 +24,7 @@ from core_samples import (
     manifest,
     peer,
     received,
+    record,
     seal,
     unseal,
     vote,
@@ -37,95 +39,6 @@ from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.volunteer import OPEN_RETRY_MAX_MS, Held, Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.wire import messages as ms
-from p2pfleet.core.wire.verified import VerifiedManifest
-
-
-class Bench:
-    """One node on the bench: signs for it, passes time, remembers every effect."""
-
-    def __init__(
-        self, me: PeerId = ALICE, slots: int = 1, restore: list[Any] | None = None
-    ) -> None:
-        roles = ("volunteer",) if slots else ("publisher",)
-        self.node = Node.create(me, NETWORK, slots, roles)
-        self.now = Millis(5_000)
-        self.effects: list[ef.Effect] = []
-        self.tell(ev.Started(WALL_MS, WALL_MS, "test", ()))
-        for event in restore or []:
-            self.tell(event)
-        self.tell(ev.RestoreFinished())
-
-    def tell(self, event: ev.Event) -> list[Any]:
-        """The effects of an event, and those of what it signed."""
-        told: list[Any] = []
-        for effect in self.node.handle(event, self.now):
-            told.append(effect)
-            if isinstance(effect, ef.Sign):
-                told += self.tell(received(self.node.me, seal(effect.body)))
-        self.effects += told
-        return told
-
-    def wait(self, for_ms: int) -> list[Any]:
-        """Let time pass; the node is ticked whenever it asked for it."""
-        told: list[Any] = []
-        end = self.now + for_ms
-        while (at := self.node.deadline()) is not None and at <= end:
-            assert at > self.now or not told or at >= self.now, "the past"
-            self.now = Millis(max(at, self.now))
-            told += self.tell(ev.Tick())
-            after = self.node.deadline()
-            assert after is None or after > self.now, "it asks to be ticked without end"
-        self.now = Millis(end)
-        return told
-
-    def meet(self, *peers: PeerId) -> list[Any]:
-        told = []
-        for other in peers:
-            record = ms.PeerRecord(
-                NETWORK, other, 1, WALL_MS, WALL_MS + 3_600_000, "test", ("volunteer",), 1, ()
-            )
-            told += self.tell(ev.PeerConnected(other))
-            told += self.tell(ev.HelloReceived(other, unseal(seal(record))))
-        return told
-
-    def publish(self, **how: Any) -> JobId:
-        sealed = seal(manifest(publisher=self.node.me, **how))
-        self.tell(received(self.node.me, sealed))
-        return ms.job_id(sealed)
-
-    def volunteer(self) -> Volunteer:
-        (job,) = self.node.jobs.values()
-        assert job.volunteer is not None
-        return job.volunteer
-
-
-def only(kind: type[Any], effects: list[Any]) -> list[Any]:
-    return [effect for effect in effects if isinstance(effect, kind)]
-
-
-def entries(effects: list[Any]) -> list[ms.Entry]:
-    """What the node said in signed frames."""
-    bodies = [effect.body for effect in only(ef.Sign, effects)]
-    return [entry for body in bodies if isinstance(body, ms.Frame) for entry in body.entries]
-
-
-def working(units: int = 10, slots: int = 1, **how: Any) -> tuple[Bench, VerifiedManifest]:
-    """A volunteer that met its publisher and Bob and has opened the job."""
-    bench = Bench(slots=slots)
-    bench.meet(PAULA, BOB)
-    job: VerifiedManifest = unseal(seal(manifest(units=units, **how)))
-    bench.tell(ev.ManifestReceived(PAULA, job))
-    bench.tell(ev.JobOpened(job.job))
-    return bench, job
-
-
-def execute(bench: Bench, job: VerifiedManifest, unit: int, wall_ms: int = 100) -> list[Any]:
-    return bench.tell(ev.UnitExecuted(job.job, unit, GOOD, OUTPUT_BYTES, wall_ms))
-
-
-def executed_units(effects: list[Any]) -> list[int]:
-    return [effect.unit for effect in only(ef.Execute, effects)]
-
 
 # ---- the volunteer ---------------------------------------------------------------------------
 
@@ -602,11 +515,9 @@ def test_a_peer_that_asks_again_and_again_is_answered_now_and_then() -> None:
 
 def test_a_peer_record_of_another_network_is_rejected_and_the_peer_is_not_here() -> None:
     bench = Bench()
-    foreign = ms.PeerRecord(
-        NetworkId(bytes(32)), BOB, 1, WALL_MS, WALL_MS + 1000, "test", ("volunteer",), 1, ()
-    )
+    foreign = record(BOB, network=NetworkId(bytes(32)))
     bench.tell(ev.PeerConnected(BOB))
-    (report,) = bench.tell(ev.HelloReceived(BOB, unseal(seal(foreign))))
+    (report,) = bench.tell(ev.HelloReceived(BOB, foreign))
     assert (report.peer, type(report.verdict)) == (BOB, Reject)
     assert not bench.node.membership.here(BOB)
 

@@ -8,6 +8,7 @@ from core_samples import (
     ALICE,
     BAD,
     BOB,
+    CAPABILITY,
     CAROL,
     DAVE,
     DAY_MS,
@@ -29,6 +30,7 @@ from core_samples import (
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ACCEPT, Ignore, Reject
+from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.model.job import FixedQuorum, Limits
@@ -371,7 +373,7 @@ def test_a_job_beyond_the_owners_limits_is_left_to_others_with_a_reason(
     asked: Limits, word: str
 ) -> None:
     assert word in beyond(asked, OWNER)
-    node = Node.create(ALICE, NETWORK, slots=1, roles=("volunteer",), most=OWNER)
+    node = Node.create(ALICE, NETWORK, 1, ("volunteer",), Consent(CAPABILITY, OWNER))
     node.handle(ev.Started(1, WALL_MS, "test", ()), Millis(0))
     node.handle(ev.RestoreFinished(), Millis(0))
     body = msgspec.structs.replace(manifest(), limits=asked)

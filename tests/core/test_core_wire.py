@@ -8,7 +8,18 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-from core_samples import ALICE, GOOD, NETWORK, SAMPLE, WALL_MS, frame, manifest, seal, vote
+from core_samples import (
+    ALICE,
+    CAPABILITY,
+    GOOD,
+    NETWORK,
+    SAMPLE,
+    WALL_MS,
+    frame,
+    manifest,
+    seal,
+    vote,
+)
 
 from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import cid_of
@@ -21,8 +32,18 @@ from p2pfleet.core.wire.tensors import MAX_TENSORS, Tensor, decode_bundle, diges
 
 CLOSURE = ms.Closure(NETWORK, SAMPLE.job, ALICE, True, WALL_MS)
 RECORD = ms.PeerRecord(
-    NETWORK, ALICE, 5, WALL_MS, WALL_MS + 1, "p2pfleet/0", ("volunteer",), 4, ("/ip4/127.0.0.1",)
+    NETWORK,
+    ALICE,
+    5,
+    WALL_MS,
+    WALL_MS + 1,
+    "p2pfleet/0",
+    ("volunteer",),
+    4,
+    ("/ip4/127.0.0.1",),
+    CAPABILITY,
 )
+REQUIREMENT = ms.Requirement(NETWORK, ALICE, 5, WALL_MS, "1.32.0")
 FRAME = ms.Frame(NETWORK, SAMPLE.job, ALICE, 7, 0, (ms.Claim((1, 2)), vote(1, GOOD)))
 REF = ms.VoteRef(frame(ALICE, vote(1, GOOD)).hash, 3)
 CID = cid_of(b"x")
@@ -31,6 +52,7 @@ SAMPLES: tuple[Any, ...] = (
     manifest(),
     CLOSURE,
     RECORD,
+    REQUIREMENT,
     FRAME,
     ms.Claim((0, 5)),
     ms.Release((0, 5)),
@@ -53,6 +75,8 @@ SAMPLES: tuple[Any, ...] = (
     UnitInput(0, 0, 10, GOOD),
     UnitTable((CID,), (UnitInput(0, 0, 10, GOOD),)),
     NetworkParameters("testnet", True),
+    NetworkParameters("testnet", True, ALICE),
+    CAPABILITY,
     Tensor("x", "int8", (2,), b"ab"),
 )
 
@@ -155,7 +179,7 @@ def test_an_unknown_tag_is_refused() -> None:
 
 def test_a_body_of_one_type_is_not_taken_for_another() -> None:
     bodies = [value for value in SAMPLES if isinstance(value, ms._Body)]
-    assert len(bodies) == 4
+    assert len(bodies) == 5
     for body in bodies:
         for other in bodies:
             if other is not body:

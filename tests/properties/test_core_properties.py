@@ -7,7 +7,16 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-from core_samples import NETWORK, PAULA, SAMPLE, digest, frame, manifest, peer, vote
+from core_samples import (
+    NETWORK,
+    PAULA,
+    SAMPLE,
+    digest,
+    frame,
+    manifest,
+    peer,
+    vote,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +26,7 @@ from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.model.ids import Digest, FrameHash, JobId, Millis, PeerId
 from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
+from p2pfleet.core.model.network import NetworkParameters
 from p2pfleet.core.rules.certificate import certificate, check_certificate, decide
 from p2pfleet.core.rules.claims import gives_way, preference
 from p2pfleet.core.rules.reputation import Record
@@ -43,6 +53,12 @@ def values(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.binary(min_size=low or 0, max_size=min(high or 64, (low or 0) + 64))
         case msgspec.inspect.StrType(min_length=low, max_length=high, pattern=None):
             return st.text(min_size=low or 0, max_size=high).filter(_encodable)
+        case msgspec.inspect.StrType(pattern=str(pattern)):
+            return st.from_regex(pattern)
+        case msgspec.inspect.LiteralType(values=choices):
+            return st.sampled_from(choices)
+        case msgspec.inspect.NoneType():
+            return st.none()
         case msgspec.inspect.VarTupleType(item_type=item, min_length=low):
             return st.lists(values(item), min_size=low or 0, max_size=4).map(tuple)
         case msgspec.inspect.UnionType(types=types):
@@ -60,6 +76,7 @@ MESSAGES: tuple[Any, ...] = (
     ms.Manifest,
     ms.Closure,
     ms.PeerRecord,
+    ms.Requirement,
     ms.Frame,
     ms.Sealed,
     ms.Certificate,
@@ -70,6 +87,7 @@ MESSAGES: tuple[Any, ...] = (
     ms.Wanted,
     ms.BlobRequest,
     ms.BlobHeader,
+    NetworkParameters,
     UnitTable,
     UnitInput,
     Limits,

@@ -14,18 +14,21 @@ import msgspec
 import pytest
 
 from p2pfleet.adapters.inputs.outputs import outputs_path, read_outputs_file, write_outputs
-from p2pfleet.core.effects import Effect, Report, SaveFrame, Send
+from p2pfleet.core.effects import Effect, Report, SaveFrame, SaveRequirement, Send
 from p2pfleet.core.errors import Accept, Malformed, Reject, Verdict
 from p2pfleet.core.events import (
     FrameReceived,
     HelloReceived,
     ManifestReceived,
     PeerConnected,
+    RequirementReceived,
     RestoreFinished,
     Started,
 )
+from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.node import Node
+from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import (
     Digest,
     JobId,
@@ -44,6 +47,7 @@ from p2pfleet.core.model.job import FixedQuorum, UnitTable
 from p2pfleet.core.model.network import NetworkParameters, network_id
 from p2pfleet.core.rules import admission, claims, reputation
 from p2pfleet.core.rules.certificate import check_certificate, decide
+from p2pfleet.core.rules.consent import judge_requirement, version_at_least
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
     AuthorPosition,
@@ -70,6 +74,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
+    VerifiedRequirement,
 )
 from p2pfleet.runtime.reception import announcement_validator
 from p2pfleet.runtime.signing import Signer, open_bytes, open_sealed
@@ -77,6 +82,7 @@ from p2pfleet.runtime.workshop import checked_table
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
 NOW = Millis(1000)
+CAPABILITY = Capability("A", b"", "1.32.0")
 KINDS: dict[str, tuple[Any, int]] = {
     "body": (SignedBody, MAX_FRAME_BYTES),
     "entry": (Entry, MAX_FRAME_BYTES),
@@ -140,7 +146,8 @@ def test_a_key_has_the_peer_id_that_libp2p_gives_it(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases("networks"))
 def test_a_network_is_named_by_its_parameters(case: Case) -> None:
-    fields = ("p2pfleet/1/network", case["name"], case["testnet"])
+    owner = None if case["owner"] is None else bytes.fromhex(case["owner"])
+    fields = ("p2pfleet/1/network", case["name"], case["testnet"], owner)
     if "refused" in case:
         with pytest.raises(Malformed):
             read("network", encode(fields))
@@ -220,7 +227,7 @@ def opened_manifest(case: Case) -> VerifiedManifest:
 def test_what_a_peer_says_of_itself_is_judged(case: Case) -> None:
     record = open_bytes(bytes.fromhex(case["record"]))
     assert isinstance(record, VerifiedRecord)
-    network = network_id(NetworkParameters(**case["network"]))
+    network = network_id(parameters(case["network"]))
     verdict = admission.judge_record(record.record, network, case["wall_ms"])
     assert kind_of(verdict) == case["verdict"].split()[0]
     effects = greeted(record, network, case["wall_ms"])
@@ -233,9 +240,49 @@ def test_what_a_peer_says_of_itself_is_judged(case: Case) -> None:
         assert not any(isinstance(effect, Send) for effect in effects)
 
 
+def parameters(network: Case) -> NetworkParameters:
+    owner = None if network["owner"] is None else PeerId(bytes.fromhex(network["owner"]))
+    return NetworkParameters(network["name"], network["testnet"], owner)
+
+
+@pytest.mark.parametrize("case", cases("requirements"))
+def test_what_somebody_asks_of_a_network_is_judged(case: Case) -> None:
+    asked = open_bytes(bytes.fromhex(case["requirement"]))
+    assert isinstance(asked, VerifiedRequirement)
+    assert asked.sealed.hash.hex() == case["hash"]
+    given = parameters(case["network"])
+    network = network_id(given)
+    assert network.hex() == case["network_id"]
+    verdict = judge_requirement(asked.requirement, network, given.owner, case["known"])
+    assert kind_of(verdict) == case["verdict"].split()[0]
+    effects = asked_of(asked, given, case["known"])
+    assert [effect.verdict for effect in effects if isinstance(effect, Report)] == [verdict]
+    saved = [effect.requirement for effect in effects if isinstance(effect, SaveRequirement)]
+    assert saved == ([asked.sealed] if case["verdict"] == "accept" else [])
+
+
+def asked_of(
+    asked: VerifiedRequirement, network: NetworkParameters, known: int | None
+) -> list[Effect]:
+    """What a node does that knows the requirement of this sequence and is told of another."""
+    consent = Consent(CAPABILITY, owner=network.owner)
+    if known is not None:
+        before = msgspec.structs.replace(asked.requirement, sequence=known)
+        consent.requirement = VerifiedRequirement(asked.sealed, before)
+    node = Node.create(PeerId(bytes(32)), network_id(network), 0, (), consent)
+    node.handle(Started(1, 0, "", ()), NOW)
+    node.handle(RestoreFinished(), NOW)
+    return node.handle(RequirementReceived(PeerId(bytes(32 * [1])), asked), NOW)
+
+
+@pytest.mark.parametrize("case", cases("versions"))
+def test_versions_are_compared_by_their_numbers(case: Case) -> None:
+    assert version_at_least(case["version"], case["minimum"]) == case["fits"]
+
+
 def greeted(record: VerifiedRecord, network: NetworkId, wall_ms: int) -> list[Effect]:
     """What a node does that is greeted with this record."""
-    node = Node.create(PeerId(bytes(32)), network, 0, ())
+    node = Node.create(PeerId(bytes(32)), network, 0, (), Consent(CAPABILITY))
     node.handle(Started(1, wall_ms, "", ()), NOW)
     node.handle(RestoreFinished(), NOW)
     node.handle(PeerConnected(record.record.peer), NOW)
@@ -248,7 +295,7 @@ def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
     verdict: Verdict
     match case["judged"]:
         case "manifest":
-            network = network_id(NetworkParameters(**case["network"]))
+            network = network_id(parameters(case["network"]))
             verdict = admission.judge_manifest(manifest.manifest, network, case["wall_ms"])
         case "closure":
             closure = open_bytes(bytes.fromhex(case["sealed"]))
@@ -270,7 +317,7 @@ def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
     "case", [one for one in cases("jobs") if one.values[0]["judged"] == "manifest"]
 )
 def test_an_announced_manifest_is_judged_before_it_is_handed_on(case: Case) -> None:
-    network = network_id(NetworkParameters(**case["network"]))
+    network = network_id(parameters(case["network"]))
     validate = announcement_validator(network, FixedClock(case["wall_ms"]))
     verdict = validate(PeerId(bytes(32)), bytes.fromhex(case["manifest"]))
     assert kind_of(verdict) == case["verdict"].split()[0]
@@ -285,6 +332,7 @@ def test_only_manifests_and_closures_of_the_network_are_handed_on() -> None:
     assert found["a closure: complete"] == "accept"
     assert found["a manifest"] == "ignore", "issued in the future, by a clock that stands at zero"
     assert found["a peer record"] == "reject"
+    assert found["a requirement"] == "reject"
     assert found["a frame with an entry of each kind"] == "reject"
     assert found["a bit of the signature flipped"] == "reject"
 
@@ -303,8 +351,9 @@ class FixedClock:
 def publisher_receives(manifest: VerifiedManifest, frame: VerifiedFrame) -> Verdict:
     """What the node that published the job says to a frame of it."""
     stranger = PeerId(bytes(32))
-    node = Node.create(manifest.manifest.publisher, manifest.manifest.network, 0, ())
-    node.handle(Started(1, manifest.manifest.issued_ms, "", ()), NOW)
+    body = manifest.manifest
+    node = Node.create(body.publisher, body.network, 0, (), Consent(CAPABILITY))
+    node.handle(Started(1, body.issued_ms, "", ()), NOW)
     node.handle(RestoreFinished(), NOW)
     node.handle(ManifestReceived(node.me, manifest), NOW)
     effects = node.handle(FrameReceived(stranger, frame), NOW)

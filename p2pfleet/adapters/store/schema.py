@@ -63,7 +63,17 @@ def first_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables,)
+def requirement(connection: sqlite3.Connection) -> None:
+    """Version 2. What the network's owner asks for: one row, or none."""
+    connection.execute(
+        """CREATE TABLE requirement (
+            number INTEGER PRIMARY KEY CHECK (number = 1),
+            sealed BLOB NOT NULL
+        )"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement)
 
 STORE = DatabaseKind(
     name="the store of jobs and credit",

@@ -20,6 +20,7 @@ from p2pfleet.core.effects import (
     SaveFrame,
     SaveJob,
     SaveJudgements,
+    SaveRequirement,
     SaveUnits,
     Write,
 )
@@ -98,6 +99,11 @@ class SqliteStore:
                 (incarnation,),
             )
             return incarnation
+
+    def requirement(self) -> Sealed | None:
+        """What the network's owner asked for last, if anything was ever heard."""
+        rows = self._database.rows("SELECT sealed FROM requirement")
+        return self._sealed(rows[0][0]) if rows else None
 
     def save_address(self, peer: PeerId, address: str, now_ms: int) -> None:
         """Remember an address that a connection proved to work.
@@ -300,6 +306,14 @@ def _save_judgements(connection: sqlite3.Connection, writes: Sequence[SaveJudgem
     )
 
 
+def _save_requirements(connection: sqlite3.Connection, writes: Sequence[SaveRequirement]) -> None:
+    connection.execute(
+        "INSERT INTO requirement (number, sealed) VALUES (1, ?)"
+        " ON CONFLICT (number) DO UPDATE SET sealed = excluded.sealed",
+        (codec.encode(writes[-1].requirement),),
+    )
+
+
 def _forget_jobs(connection: sqlite3.Connection, writes: Sequence[ForgetJob]) -> None:
     jobs = [(write.job,) for write in writes]
     connection.executemany(
@@ -325,6 +339,7 @@ _WRITERS = cast(
         SaveFrame: _save_frames,
         SaveUnits: _save_units,
         SaveJudgements: _save_judgements,
+        SaveRequirement: _save_requirements,
         ForgetJob: _forget_jobs,
     },
 )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, Send, Sign
+from p2pfleet.core.effects import Effect, Judgement, Send, ShutJob, Sign, UnitRow
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, PeerId
-from p2pfleet.core.wire.codec import encode
-from p2pfleet.core.wire.messages import Entry, Frame, FramesSummary, Manifest, Sealed
+from p2pfleet.core.wire.codec import decode, encode
+from p2pfleet.core.wire.messages import Certificate, Entry, Frame, FramesSummary, Manifest, Sealed
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedManifest
 
@@ -80,6 +80,19 @@ class Job(msgspec.Struct):
         leases = max(0, wall_ms - self.manifest.issued_ms) // self.manifest.lease_ms
         return self.log.admit(frame, self.manifest.units, leases, bounded)
 
+    def restore(self, units: tuple[UnitRow, ...], judged: tuple[Judgement, ...]) -> None:
+        """Take the ledger up again as the store has it."""
+        for row in units:
+            certificate = None
+            reason = ""
+            if row.state == "failed":
+                reason = row.detail.decode(errors="replace")
+            elif row.detail:
+                certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
+            self.settlement.restore(row.unit, row.state, certificate, reason)
+        for judgement in judged:
+            self.settlement.judged[judgement.unit, judgement.peer] = judgement.agreed
+
     def ended(self, state: str, closure: Sealed | None, now: Millis) -> Ended:
         """What to remember of it."""
         failed = sorted(
@@ -142,6 +155,20 @@ class Job(msgspec.Struct):
             self.sequence += 1
             effects.append(Sign(body))
         return effects
+
+    def release(self, me: PeerId, incarnation: int, now: Millis) -> list[Effect]:
+        """Give every claim back, at once."""
+        if self.volunteer is not None:
+            self.write(self.volunteer.release_all(), now)
+        return self.flush(me, incarnation)
+
+    def leave(self, me: PeerId, incarnation: int, now: Millis) -> list[Effect]:
+        """Stop volunteering for this job, but keep for its publisher what was voted for."""
+        if self.volunteer is None:
+            return []
+        effects = self.release(me, incarnation, now)
+        self.volunteer = None
+        return [*effects, ShutJob(self.id, keep=True)]
 
     def summary(self) -> FramesSummary:
         return FramesSummary(self.id, self.log.positions())

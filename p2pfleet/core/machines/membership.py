@@ -6,6 +6,7 @@ import msgspec
 
 from p2pfleet.core.effects import Send
 from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.rules.consent import STRANGERS_GRADES
 from p2pfleet.core.wire.messages import Hello, PeerRecord
 from p2pfleet.core.wire.names import PROTOCOL_VERSION
 from p2pfleet.core.wire.verified import VerifiedRecord
@@ -56,9 +57,11 @@ class Membership(msgspec.Struct):
         return sorted(peer for peer, greeted in self.connected.items() if greeted)
 
     def volunteers(self) -> list[PeerId]:
-        """Everybody here who says that it runs units, sorted."""
+        """Everybody here who says that it runs strangers' units, sorted."""
         return [
             peer
             for peer in self.present()
-            if peer in self.records and "volunteer" in self.records[peer].roles
+            if peer in self.records
+            and "volunteer" in self.records[peer].roles
+            and self.records[peer].capability.grade in STRANGERS_GRADES
         ]

@@ -20,6 +20,7 @@ from p2pfleet.core.effects import (
     SaveFrame,
     SaveJob,
     SaveJudgements,
+    SaveRequirement,
     SaveUnits,
     Send,
     SetPaused,
@@ -29,6 +30,7 @@ from p2pfleet.core.effects import (
 from p2pfleet.core.errors import Accept, Ignore, Reject
 from p2pfleet.core.events import Event
 from p2pfleet.core.machines.book import Book
+from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.membership import Membership
@@ -38,47 +40,33 @@ from p2pfleet.core.machines.settlement import Outcome, Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
-from p2pfleet.core.model.job import Limits
 from p2pfleet.core.rules.admission import (
     CLOCK_SKEW_MS,
-    beyond,
     judge_closure,
     judge_frame,
     judge_manifest,
     judge_record,
 )
-from p2pfleet.core.wire.codec import decode
-from p2pfleet.core.wire.messages import (
-    Certificate,
-    Closure,
-    Deliver,
-    PeerRecord,
-    Sealed,
-    Wanted,
-)
-from p2pfleet.core.wire.names import MAX_FRAME_BYTES
+from p2pfleet.core.wire.messages import Closure, Deliver, PeerRecord, Sealed, Wanted
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 150_000  # gossip swallows the same bytes for two minutes
 RECORD_LIFE_MS = 3600 * 1000
-NO_LIMITS = Limits(memory_bytes=2**40, cpu_ms=24 * 3600 * 1000, output_bytes=2**32)
 
 
 class Node(msgspec.Struct):
     """State of one node: open jobs, and what is remembered of ended ones.
 
     ``slots`` is how many units it runs at once (0: it volunteers for nothing); ``roles`` is what
-    it says of itself. ``most`` are the owner's limits for one unit: a job that asks for more is
-    left to others, because a unit that failed for this owner's sake would look like the job's
-    fault.
+    it says of itself; ``consent`` decides whose work it runs.
     """
 
     me: PeerId
     network: NetworkId
     slots: int
     roles: tuple[str, ...]
-    most: Limits
+    consent: Consent
     membership: Membership
     standing: Standing
     book: Book
@@ -104,11 +92,11 @@ class Node(msgspec.Struct):
         network: NetworkId,
         slots: int,
         roles: tuple[str, ...],
-        most: Limits = NO_LIMITS,
+        consent: Consent,
     ) -> Node:
         """A node that knows nothing yet."""
         return cls(
-            me, network, slots, roles, most, Membership(network), Standing(), Book(), Repair()
+            me, network, slots, roles, consent, Membership(network), Standing(), Book(), Repair()
         )
 
     @property
@@ -187,6 +175,8 @@ class Node(msgspec.Struct):
                     for peer in self.membership.connected
                     for send in self.membership.hello(peer)
                 ]
+            case ev.RequirementReceived():
+                return self._requirement(event, now)
             case ev.ManifestReceived():
                 return self._manifest(event.source, event.manifest, now)
             case ev.ClosureReceived():
@@ -221,16 +211,7 @@ class Node(msgspec.Struct):
 
     def _job_restored(self, event: ev.JobRestored, now: Millis) -> list[Effect]:
         job = self._new_job(event.manifest, event.own, now)
-        for row in event.units:
-            certificate = None
-            reason = ""
-            if row.state == "failed":
-                reason = row.detail.decode(errors="replace")
-            elif row.detail:
-                certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
-            job.settlement.restore(row.unit, row.state, certificate, reason)
-        for judgement in event.judged:
-            job.settlement.judged[judgement.unit, judgement.peer] = judgement.agreed
+        job.restore(event.units, event.judged)
         if event.state != "active":
             closure = None if event.closure is None else event.closure.sealed
             self.book.end(job.ended(event.state, closure, now))
@@ -270,6 +251,7 @@ class Node(msgspec.Struct):
                 roles=self.roles,
                 slots=self.slots,
                 addresses=self.addresses[:8],
+                capability=self.consent.capability,
             )
         )
 
@@ -285,7 +267,8 @@ class Node(msgspec.Struct):
             return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
             return []
-        effects: list[Effect] = [Send((event.peer,), self.repair.known_jobs(self.book))]
+        effects: list[Effect] = [*self.consent.tell((event.peer,))]
+        effects.append(Send((event.peer,), self.repair.known_jobs(self.book)))
         for job in self.jobs.values():
             if job.joined:
                 effects.append(Send((event.peer,), job.summary()))
@@ -306,6 +289,24 @@ class Node(msgspec.Struct):
         job.volunteer.rescan_at = None
         return self._advance(job, now)
 
+    def _requirement(self, event: ev.RequirementReceived, now: Millis) -> list[Effect]:
+        """The network's owner asks for something new: keep it, hand it on, live by it."""
+        own = event.source == self.me
+        verdict = self.consent.take(event.requirement, self.network)
+        if not isinstance(verdict, Accept):
+            return [] if own else [Report(event.source, verdict)]
+        effects: list[Effect] = [SaveRequirement(event.requirement.sealed)]
+        if not own:
+            effects.append(Report(event.source, verdict))
+        others = (peer for peer in self.membership.present() if peer != event.source)
+        effects.extend(self.consent.tell(tuple(others)))
+        for job in self.jobs.values():
+            if self._consents(job):
+                effects.extend(self._advance(job, now))
+            else:
+                effects.extend(job.leave(self.me, self.incarnation, now))
+        return effects
+
     # ---- jobs --------------------------------------------------------------------------------
 
     def _new_job(self, sealed: VerifiedManifest, own: bool, now: Millis) -> Job:
@@ -320,12 +321,19 @@ class Node(msgspec.Struct):
         )
         if own:
             job.publisher = Publisher()
-        elif self.slots > 0 and sealed.manifest.publisher != self.me:
-            job.reason = beyond(sealed.manifest.limits, self.most)
-            if not job.reason:
-                job.volunteer = Volunteer(self.me, self.slots)
+        else:
+            self._consents(job)
         self.jobs[sealed.job] = job
         return job
+
+    def _consents(self, job: Job) -> bool:
+        """Whether a job may be run here; a stranger's gets its volunteer, or the reason why not."""
+        if self.slots == 0 or job.manifest.publisher == self.me:
+            return True
+        job.reason = self.consent.to(job.manifest)
+        if not job.reason and job.volunteer is None:
+            job.volunteer = Volunteer(self.me, self.slots)
+        return not job.reason
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         own = source == self.me
@@ -517,9 +525,7 @@ class Node(msgspec.Struct):
         self.stopping = True
         effects: list[Effect] = []
         for job in self.jobs.values():
-            if job.volunteer is not None:
-                job.write(job.volunteer.release_all(), now)
-            effects.extend(job.flush(self.me, self.incarnation))
+            effects.extend(job.release(self.me, self.incarnation, now))
         return effects
 
     def _set_paused(self, paused: bool, now: Millis) -> list[Effect]:
@@ -556,9 +562,9 @@ class Node(msgspec.Struct):
                     effects.extend(self.membership.hello(peer))
             if here:
                 self.turn += 1
-                effects.append(
-                    Send((here[self.turn % len(here)],), self.repair.known_jobs(self.book))
-                )
+                picked = (here[self.turn % len(here)],)
+                effects.extend(self.consent.tell(picked))  # the first one may have been lost
+                effects.append(Send(picked, self.repair.known_jobs(self.book)))
         announce = self.announce_at is not None and self.announce_at <= now
         if announce:
             self.announce_at = None

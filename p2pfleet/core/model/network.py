@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from p2pfleet.core.model.ids import NetworkId, sha256
+from p2pfleet.core.model.capability import Version
+from p2pfleet.core.model.ids import NetworkId, PeerIdField, sha256
 
 
 class NetworkParameters(
@@ -20,17 +21,30 @@ class NetworkParameters(
     """The normative part of a network file: whoever differs in one of these is on another network.
 
     ``testnet`` marks networks for trying things: only there may nodes be told to misbehave.
+    ``owner``, if there is one, is the key that may sign requirements of the network.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*\Z")]
     testnet: bool = False
+    owner: PeerIdField | None = None
+
+
+class SignedRequirement(msgspec.Struct, frozen=True):
+    """What the network's owner asks for, as the file has it; the signature is not checked yet."""
+
+    onnxruntime: Version
+    sequence: int
+    issued_ms: int
+    signature: bytes
 
 
 class NetworkFile(msgspec.Struct, frozen=True):
-    """A whole network file: the normative parameters, and addresses to start from."""
+    """A whole network file: the normative parameters, addresses to start from, and what the owner
+    asks for, which may change without making it another network."""
 
     parameters: NetworkParameters
     bootstrap: tuple[str, ...] = ()
+    requirement: SignedRequirement | None = None
 
     @property
     def id(self) -> NetworkId:

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from p2pfleet.core.model.capability import Capability, Version
 from p2pfleet.core.model.ids import (
     CidField,
     DigestField,
@@ -89,6 +90,20 @@ class PeerRecord(_Body, frozen=True, tag="p2pfleet/1/peer"):
     ]
     slots: Annotated[int, Meta(ge=0, le=4096)]
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=8)]
+    capability: Capability
+
+
+class Requirement(_Body, frozen=True, tag="p2pfleet/1/requirement"):
+    """What the owner of a network asks of its nodes. A higher ``sequence`` replaces a lower one.
+
+    Below ``onnxruntime`` a node runs no strangers' work.
+    """
+
+    network: NetworkIdField
+    owner: PeerIdField
+    sequence: Counter
+    issued_ms: Clock
+    onnxruntime: Version
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -143,7 +158,7 @@ class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
     entries: Annotated[tuple[Entry, ...], Meta(min_length=1, max_length=1024)]
 
 
-SignedBody = Manifest | Closure | PeerRecord | Frame
+SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame
 
 
 class Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -208,7 +223,7 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 
 class Deliver(_Message, frozen=True, tag="deliver"):
-    """A sealed body (manifest, closure, frame or peer record), the sender's or somebody else's."""
+    """A sealed body (manifest, closure, frame, requirement), the sender's or somebody else's."""
 
     sealed: Sealed
 

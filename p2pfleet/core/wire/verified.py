@@ -9,7 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from p2pfleet.core.model.ids import FrameHash, JobId, PeerId
-from p2pfleet.core.wire.messages import Closure, Frame, Manifest, PeerRecord, Sealed
+from p2pfleet.core.wire.messages import (
+    Closure,
+    Frame,
+    Manifest,
+    PeerRecord,
+    Requirement,
+    Sealed,
+)
 
 
 class VerifiedManifest(msgspec.Struct, frozen=True, tag="manifest"):
@@ -34,6 +41,13 @@ class VerifiedRecord(msgspec.Struct, frozen=True, tag="record"):
     record: PeerRecord
 
 
+class VerifiedRequirement(msgspec.Struct, frozen=True, tag="requirement"):
+    """A requirement signed by the owner it names, who need not be the network's."""
+
+    sealed: Sealed
+    requirement: Requirement
+
+
 class VerifiedFrame(msgspec.Struct, frozen=True, tag="frame"):
     """A frame signed by the author it names."""
 
@@ -46,4 +60,4 @@ class VerifiedFrame(msgspec.Struct, frozen=True, tag="frame"):
         return self.frame.author
 
 
-Verified = VerifiedManifest | VerifiedClosure | VerifiedRecord | VerifiedFrame
+Verified = VerifiedManifest | VerifiedClosure | VerifiedRecord | VerifiedRequirement | VerifiedFrame

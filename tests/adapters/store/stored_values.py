@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from p2pfleet.core.effects import SaveFrame, SaveJob
+from p2pfleet.core.effects import SaveFrame, SaveJob, SaveRequirement
 from p2pfleet.core.model.ids import (
     Cid,
     Digest,
@@ -23,6 +23,7 @@ from p2pfleet.core.wire.messages import (
     Entry,
     Frame,
     Manifest,
+    Requirement,
     Reveal,
     Sealed,
     job_id,
@@ -97,6 +98,13 @@ def frame(
 
 def save_frame(sequence: int, job: JobId = JOB, author: PeerId = BOB) -> SaveFrame:
     return SaveFrame(job=job, frame=frame(sequence, job, author))
+
+
+def save_requirement(sequence: int, onnxruntime: str = "1.32.0") -> SaveRequirement:
+    body = Requirement(
+        network=NETWORK, owner=CAROL, sequence=sequence, issued_ms=3, onnxruntime=onnxruntime
+    )
+    return SaveRequirement(sealed(body, CAROL))
 
 
 def reveals(count: int) -> tuple[Reveal, ...]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stored_values import BOB, JOB, content, frame, reveals, save_frame, save_job
+from stored_values import BOB, JOB, content, frame, reveals, save_frame, save_job, save_requirement
 
 from p2pfleet.adapters.store import SqliteStore, schema, sqlite_store
 from p2pfleet.adapters.store.database import Database, DatabaseKind
@@ -76,6 +76,36 @@ def test_an_older_version_is_migrated_and_keeps_its_data(
     assert [job.job for job in store.jobs()] == [JOB]
     assert store._database.rows("SELECT note FROM jobs") == [("kept",)]
     assert store._database.rows("PRAGMA user_version") == [(len(schema.MIGRATIONS) + 1,)]
+    store.close()
+
+
+def test_a_store_from_before_requirements_can_keep_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        with_versions(patch, *schema.MIGRATIONS[:1])
+        filled(path)
+
+    store = SqliteStore.open(path)
+
+    assert store._database.rows("PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+    assert len(store.job_frames(JOB)) == 40
+    assert store.requirement() is None
+    store.apply([save_requirement(1)])
+    assert store.requirement() == save_requirement(1).requirement
+    store.close()
+
+
+def test_a_requirement_that_cannot_be_read_is_damage_and_a_sentence(path: Path) -> None:
+    store = SqliteStore.open(path)
+    store.apply([save_requirement(1)])
+    store._database._writer.execute("UPDATE requirement SET sealed = x'c1'")
+    store._database._writer.commit()
+
+    with pytest.raises(P2pfleetError) as caught:
+        store.requirement()
+
+    assert caught.value.code == ExitCode.DAMAGED
     store.close()
 
 

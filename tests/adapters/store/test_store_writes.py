@@ -18,6 +18,7 @@ from stored_values import (
     reveals,
     save_frame,
     save_job,
+    save_requirement,
     sealed,
 )
 
@@ -221,6 +222,18 @@ def test_writes_happen_in_their_order(store: Store) -> None:
     store.apply([save_job(), save_frame(0), ForgetJob(job=JOB), save_frame(1)])
 
     assert store.job_frames(JOB) == [frame(1)]
+
+
+def test_of_what_the_networks_owner_asks_for_the_last_one_saved_is_kept(
+    store: Store, path: Path
+) -> None:
+    assert store.requirement() is None
+    store.apply([save_requirement(1)])
+    assert store.requirement() == save_requirement(1).requirement
+    # Which of them is newer was decided before; all are of one transaction.
+    store.apply([save_requirement(2), save_job(), save_requirement(4), save_requirement(3, "99")])
+    assert store.requirement() == save_requirement(3, "99").requirement
+    assert again(store, path).requirement() == save_requirement(3, "99").requirement
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""``network``: make a network file, look at one, and ask something of its nodes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from p2pfleet.cli.options import common
+from p2pfleet.cli.output import Output, exit_codes
+from p2pfleet.config import default_data_dir, load_network, save_network
+from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.model.ids import peer_text
+from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+
+if TYPE_CHECKING:
+    from p2pfleet.runtime.signing import Signer
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+owners_folder = click.option(
+    "--data-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="The owner's data folder (default: P2PFLEET_DATA_DIR, else the platform's).",
+)  # fmt: skip
+
+
+@click.group()
+def network() -> None:
+    """The file by which nodes find each other and know what they agree on."""
+
+
+@network.command(epilog=exit_codes(ExitCode.DAMAGED))
+@click.argument("file", type=FILE)
+@click.option("--name", required=True, help="Small letters, digits, dots and dashes.")
+@click.option("--testnet", is_flag=True, help="For trying things: nodes may be told to misbehave.")
+@click.option(
+    "--owned", is_flag=True,
+    help="This folder's identity becomes the owner, who may sign requirements.",
+)  # fmt: skip
+@click.option("--bootstrap", multiple=True, metavar="ADDR", help="A node to start from.")
+@owners_folder
+@common
+@click.pass_obj
+def create(
+    output: Output,
+    file: Path,
+    name: str,
+    testnet: bool,
+    owned: bool,
+    bootstrap: tuple[str, ...],
+    data_dir: Path | None,
+) -> None:
+    """Write a new network to FILE; hand it to everybody who is to take part."""
+    if file.exists():
+        raise P2pfleetError(
+            f"{file} exists already.", "Choose another name, or remove it.", ExitCode.USAGE
+        )
+    owner = _signer(data_dir).peer if owned else None
+    found = NetworkFile(NetworkParameters(name, testnet, owner), bootstrap)
+    save_network(file, found)
+    try:
+        found = load_network(file)
+    except P2pfleetError:
+        file.unlink(missing_ok=True)
+        raise
+    _show(output, file, found)
+
+
+@network.command(epilog=exit_codes())
+@click.argument("file", type=FILE)
+@common
+@click.pass_obj
+def show(output: Output, file: Path) -> None:
+    """Show what the network in FILE agrees on, and check its owner's signature."""
+    _show(output, file, load_network(file))
+
+
+@network.command(epilog=exit_codes(ExitCode.DAMAGED))
+@click.argument("file", type=FILE)
+@click.option(
+    "--onnxruntime", required=True, metavar="VERSION",
+    help="Below this version a node runs no strangers' work.",
+)  # fmt: skip
+@owners_folder
+@common
+@click.pass_obj
+def require(output: Output, file: Path, onnxruntime: str, data_dir: Path | None) -> None:
+    """Ask something of every node of the network in FILE, signed by its owner.
+
+    A node that starts with the new FILE tells all others, who tell each other.
+    """
+    from p2pfleet.runtime.requirements import with_requirement
+
+    signer = _signer(data_dir, existing=True)
+    after = with_requirement(load_network(file), signer, onnxruntime, time.time_ns() // 10**6)
+    save_network(file, after)
+    _show(output, file, after)
+
+
+def _signer(data_dir: Path | None, existing: bool = False) -> Signer:
+    """The key of a data folder; unless it has to exist, it is made if there is none yet."""
+    from p2pfleet.adapters.store import load_or_create_identity
+    from p2pfleet.runtime.signing import Signer
+
+    folder = (data_dir or default_data_dir()).expanduser().absolute()
+    file = folder / "identity.key"
+    if existing and not os.path.lexists(file):
+        raise P2pfleetError(
+            f"There is no identity in {folder}.",
+            "Name the data folder of the network's owner with --data-dir.",
+            ExitCode.USAGE,
+        )
+    return Signer(load_or_create_identity(file))
+
+
+def _show(output: Output, file: Path, found: NetworkFile) -> None:
+    from p2pfleet.runtime.requirements import opened_requirement
+
+    asked = None if found.requirement is None else opened_requirement(found).requirement
+    owner = found.parameters.owner
+    document = {
+        "file": str(file.absolute()),
+        "name": found.parameters.name,
+        "id": found.id.hex(),
+        "testnet": found.parameters.testnet,
+        "owner": None if owner is None else peer_text(owner),
+        "bootstrap": list(found.bootstrap),
+        "requirement": None
+        if asked is None
+        else {
+            "onnxruntime": asked.onnxruntime,
+            "sequence": asked.sequence,
+            "issued_ms": asked.issued_ms,
+        },
+    }
+    rows = {
+        "network": f"{found.parameters.name} ({found.id.hex()[:8]})",
+        "testnet": "yes" if found.parameters.testnet else "no",
+        "owner": document["owner"] or "nobody",
+        "requires": "nothing" if asked is None else f"onnxruntime {asked.onnxruntime} or newer",
+        "bootstrap": ", ".join(found.bootstrap) or "none",
+        "file": document["file"],
+    }
+    output.result(document, [f"{key:<10}{value}" for key, value in rows.items()])
