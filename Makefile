@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format long soak lock release clean
+.PHONY: help setup demo test lint format long soak conformance fuzz bench-sandbox lock release clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,9 @@ help:
 	@echo 'make format   let ruff rewrite what it can'
 	@echo 'make long     the tests that take over a minute each'
 	@echo 'make soak     the tests that run for hours'
+	@echo 'make conformance, make fuzz, make bench-sandbox'
+	@echo '              the sandbox against all of ONNX'"'"'s own tests, against mutated models'
+	@echo '              (make fuzz SEED=7 SECONDS=600), and against the clock'
 	@echo 'make lock     write the pins in requirements/ anew (make lock UPGRADE=1: newest versions)'
 	@echo 'make release  dist/: the wheel, and the requirements to install before it'
 	@echo 'make setup    only the virtual environment in .venv'
@@ -91,6 +94,24 @@ test: lint
 long soak: $(VENV)/.stamp
 	@$(BIN)/python -m pytest -m $@ $(ARGS) || { \
 	    status=$$?; [ $$status -eq 5 ] && echo 'No test is marked "$@" yet.' || exit $$status; }
+
+# ---- the sandbox -----------------------------------------------------------------------------
+
+# Each writes its result, with the machine that it was measured on, to tests/bench/results.
+RESULTS := tests/bench/results
+SEED := 0
+SECONDS := 60
+
+conformance: $(VENV)/.stamp
+	$(BIN)/python -m tests.conformance --output $(RESULTS)/conformance.json $(ARGS)
+
+# make fuzz ARGS="--only 1234" runs one mutant of the seed again.
+fuzz: $(VENV)/.stamp
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --seconds $(SECONDS) \
+	    $(if $(findstring --only,$(ARGS)),,--output $(RESULTS)/fuzz.json) $(ARGS)
+
+bench-sandbox: $(VENV)/.stamp
+	$(BIN)/python tests/bench/sandbox.py --output $(RESULTS)/sandbox.json $(ARGS)
 
 # ---- release ---------------------------------------------------------------------------------
 

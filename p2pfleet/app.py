@@ -19,7 +19,7 @@ import trio
 from p2pfleet import __version__
 from p2pfleet.adapters.control.server import serve_control
 from p2pfleet.adapters.network import NetworkConfig, open_network
-from p2pfleet.adapters.sandbox import SandboxConfig, open_sandbox
+from p2pfleet.adapters.sandbox import SandboxConfig, open_executors
 from p2pfleet.adapters.store import (
     FilePacks,
     SqliteStore,
@@ -30,12 +30,18 @@ from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.effects import UnitRow
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
+from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId
 from p2pfleet.core.model.job import Limits
 from p2pfleet.core.wire.messages import job_id
 from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
-from p2pfleet.core.wire.verified import VerifiedClosure, VerifiedFrame, VerifiedManifest
+from p2pfleet.core.wire.verified import (
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRequirement,
+)
 from p2pfleet.ports import StoredJob
 from p2pfleet.publishing import SubmitRequest, prepare
 from p2pfleet.running import RunningNode
@@ -43,7 +49,9 @@ from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.driver import Driver
 from p2pfleet.runtime.reception import announcement_validator, receive
 from p2pfleet.runtime.recording import Recorder
+from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.signing import Signer, open_sealed
+from p2pfleet.runtime.unit_run import run_unit
 from p2pfleet.runtime.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -85,7 +93,7 @@ async def open_node(config: NodeConfig, *, liar: bool = False) -> AsyncIterator[
 
     ``liar`` makes it vote for wrong outputs; only a testnet's nodes can be told to. Raises
     :class:`P2pfleetError` when the data folder, the store, an address or the sandbox cannot be
-    used.
+    used, or the network's owner did not sign what the network file asks for.
     """
     if liar and not config.network.parameters.testnet:
         raise P2pfleetError(
@@ -93,6 +101,8 @@ async def open_node(config: NodeConfig, *, liar: bool = False) -> AsyncIterator[
             "Lying nodes exist for trying things: p2pfleet testnet up --liars 1",
             ExitCode.USAGE,
         )
+    if config.network.requirement is not None:
+        opened_requirement(config.network)
     _use_few_arenas()
     clock = SystemClock()
     with lock_data_dir(config.data_dir) as folder:
@@ -121,7 +131,9 @@ async def _running(
     liar: bool,
 ) -> AsyncIterator[RunningNode]:
     sandbox_config = SandboxConfig(
-        memory_bytes=config.memory_mb * 2**20, cpu_ms=config.unit_cpu_s * 1000
+        memory_bytes=config.memory_mb * 2**20,
+        cpu_ms=config.unit_cpu_s * 1000,
+        contrib_ops=config.contrib_ops,
     )
     network_config = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap)
     recorder = Recorder(config.data_dir / "recording") if config.recording else None
@@ -130,9 +142,8 @@ async def _running(
         cpu_ms=config.unit_cpu_s * 1000,
         output_bytes=min(config.memory_mb * 2**20, 2**32),
     )
-    core = Node.create(signer.peer, config.network.id, config.slots, config.roles, most)
     async with (
-        open_sandbox(sandbox_config) as sandbox,
+        open_executors(sandbox_config) as executors,
         open_network(
             network_config,
             seed=seed,
@@ -151,13 +162,26 @@ async def _running(
         workshop = Workshop(
             packs=packs,
             bulk=network.bulk,
-            sandbox=sandbox,
+            sandbox=executors.strangers,
             submit=submit,
             slots=config.slots,
+            cpu_percent=config.cpu_percent,
             twist=flip if liar else None,
         )
+        report = executors.strangers.report
+        consent = Consent(
+            report.capability,
+            most,
+            config.trusted_publishers,
+            config.network.parameters.owner,
+        )
+
+        async def run_one(*what: Any, own: bool, **how: Any) -> dict[str, Any]:
+            sandbox = executors.own if own else executors.strangers
+            return await run_unit(*what, packs=packs, sandbox=sandbox, own=own, **how)
+
         driver = Driver(
-            core,
+            Node.create(signer.peer, config.network.id, config.slots, config.roles, consent),
             store=store,
             network=network,
             workshop=workshop,
@@ -172,7 +196,10 @@ async def _running(
             store=store,
             packs=packs,
             network=network,
-            prepare_job=partial(prepare, packs=packs, sandbox=sandbox),
+            sandbox=report,
+            workshop=workshop,
+            prepare_job=partial(prepare, packs=packs, sandbox=executors.own),
+            run_unit=run_one,
             clock=clock,
             stop=body.cancel,
         )
@@ -204,6 +231,7 @@ async def _restore(
     wall_ms = clock.wall_ms()
     incarnation = await trio.to_thread.run_sync(store.next_incarnation, wall_ms)
     await driver.submit(ev.Started(incarnation, wall_ms, f"p2pfleet/{__version__}", addresses))
+    await _restore_requirement(driver, store, config)
     records = await trio.to_thread.run_sync(store.judgements)
     await driver.submit(ev.RecordsRestored(tuple(records)))
     for stored in await trio.to_thread.run_sync(store.jobs):
@@ -216,6 +244,22 @@ async def _restore(
         for frame in await trio.to_thread.run_sync(_restored_frames, chunk):
             await driver.submit(frame)
     await driver.carry_out(ev.RestoreFinished())
+
+
+async def _restore_requirement(driver: Driver, store: SqliteStore, config: NodeConfig) -> None:
+    """What the network's owner asks for: what was heard last, and what the network file says."""
+    found = []
+    heard = await trio.to_thread.run_sync(store.requirement)
+    if heard is not None:
+        try:
+            found.append(open_sealed(heard))
+        except Malformed as error:
+            log.warning("the network's requirement in the store is damaged: %s", error)
+    if config.network.requirement is not None:
+        found.append(opened_requirement(config.network))
+    for verified in found:
+        if isinstance(verified, VerifiedRequirement):
+            await driver.submit(ev.RequirementReceived(driver.node.me, verified))
 
 
 def _restored_job(store: SqliteStore, stored: StoredJob) -> ev.JobRestored | None:

@@ -24,15 +24,27 @@ from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
+from p2pfleet.core.machines.settlement import Unit
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
+from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.verified import VerifiedManifest
-from p2pfleet.publishing import SubmitRequest
+from p2pfleet.ports import SandboxReport
+from p2pfleet.publishing import Draft, SubmitRequest
 from p2pfleet.results import Progress, write_results
 from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.driver import Driver
 from p2pfleet.runtime.signing import open_sealed
-from p2pfleet.runtime.views import ended_view, idle_reason, job_view, peer_view, record_view
+from p2pfleet.runtime.unit_run import UNIT_RUN, decided_unit
+from p2pfleet.runtime.views import (
+    ended_view,
+    idle_reason,
+    job_view,
+    peer_view,
+    record_view,
+    sandbox_view,
+)
+from p2pfleet.runtime.workshop import Workshop
 
 SUBMITTED = "submitted"
 CHANGE_DEBOUNCE_S = 0.2
@@ -49,7 +61,10 @@ class RunningNode:
         store: SqliteStore,
         packs: FilePacks,
         network: OpenNetwork,
+        sandbox: SandboxReport,
+        workshop: Workshop,
         prepare_job: Callable[..., Any],
+        run_unit: Callable[..., Any],
         clock: SystemClock,
         stop: Callable[[], None],
     ) -> None:
@@ -58,7 +73,11 @@ class RunningNode:
         self._store = store
         self._packs = packs
         self._network = network
+        self._sandbox = sandbox
+        self._workshop = workshop
         self._prepare = prepare_job
+        self._run_unit = run_unit
+        self._unit_runs = trio.Lock()
         self._clock = clock
         self._stop = stop
         self._started = time.monotonic()
@@ -67,10 +86,13 @@ class RunningNode:
 
     # ---- jobs --------------------------------------------------------------------------------
 
-    async def submit(self, request: SubmitRequest) -> JobId:
+    async def submit(
+        self, request: SubmitRequest, drafted: Callable[[Draft], None] | None = None
+    ) -> JobId:
         """Read, check and publish a job; when this returns the job is durable.
 
-        Raises :class:`P2pfleetError` for whatever is wrong with it.
+        ``drafted`` hears what the checks found, before the job is published. Raises
+        :class:`P2pfleetError` for whatever is wrong with it.
         """
         holder = secrets.token_bytes(16)
         try:
@@ -81,6 +103,8 @@ class RunningNode:
                 wall_ms=self._clock.wall_ms(),
                 pin=partial(self._packs.pin, holder),
             )
+            if drafted is not None:
+                drafted(draft)
             sealed_id = JobId(sha256(encode(draft.manifest)))
             await trio.to_thread.run_sync(self._packs.pin, sealed_id, list(draft.blobs))
             await trio.to_thread.run_sync(self._note, sealed_id, request, draft.names)
@@ -208,6 +232,46 @@ class RunningNode:
         )
         return await trio.to_thread.run_sync(write)
 
+    async def unit_run(self, job: JobId, number: int) -> dict[str, Any]:
+        """Run one unit in the local sandbox and show it; nobody else hears of it.
+
+        One at a time, however many ask. See :func:`p2pfleet.runtime.unit_run.run_unit`.
+        """
+        node = self._driver.node
+        open_job = node.jobs.get(job)
+        if open_job is not None:
+            manifest, own = open_job.manifest, open_job.own
+        else:
+            ended = node.ended.get(job) or self._ended_long_ago(job)
+            manifest, own = ended.manifest, ended.own
+        here = node.membership.present()
+        sources = sorted(here, key=lambda peer: peer != manifest.publisher)
+
+        async def fetch(ref: BlobRef) -> None:
+            await self._workshop.fetch(UNIT_RUN, ref, sources)
+
+        async with self._unit_runs:
+            if open_job is None:
+                decided = await trio.to_thread.run_sync(decided_unit, self._store, job, number)
+            else:
+                unit = open_job.settlement.units.get(number, Unit())
+                certificate = unit.certificate
+                decided = (unit.state, None if certificate is None else certificate.digest)
+            try:
+                found: dict[str, Any] = await self._run_unit(
+                    job,
+                    manifest,
+                    number,
+                    fetch=fetch,
+                    consent=node.consent,
+                    own=own,
+                    decided=decided,
+                )
+                return found
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._packs.unpin, UNIT_RUN)
+
     # ---- the node ----------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -235,6 +299,14 @@ class RunningNode:
             "peers": len(node.membership.present()),
             "jobs": states,
             "executed": node.executed,
+            "sandbox": sandbox_view(self._sandbox),
+            "limits": {
+                "threads": node.slots,
+                "memory_mb": self._config.memory_mb,
+                "cpu_percent": self._workshop.cpu_percent,
+                "disk_mb": self._config.disk_mb,
+                "unit_cpu_s": self._config.unit_cpu_s,
+            },
             "uptime_s": round(time.monotonic() - self._started, 1),
             "memory_mb": round(process.memory_info().rss / 2**20, 1),
             "open_files": process.num_fds(),
@@ -289,7 +361,11 @@ class RunningNode:
             return {"peer": peer_text(self.peer), "pid": os.getpid()}
 
         async def status(_: Mapping[str, Any]) -> Any:
-            return self.status()
+            view = self.status()
+            # In a thread: whoever writes to the disk right now may hold this up.
+            used = await trio.to_thread.run_sync(lambda: self._packs.used_bytes)
+            view["limits"]["disk_used_mb"] = round(used / 2**20, 1)
+            return view
 
         async def peers(_: Mapping[str, Any]) -> Any:
             return self.peers()
@@ -321,7 +397,19 @@ class RunningNode:
                     "See p2pfleet submit --help.",
                     ExitCode.USAGE,
                 ) from error
-            return {"job": (await self.submit(request)).hex()}
+            drafts: list[Draft] = []
+            job = await self.submit(request, drafts.append)
+            return {
+                "job": job.hex(),
+                "warnings": [text for draft in drafts for text in draft.warnings],
+                "notes": [text for draft in drafts for text in draft.notes],
+            }
+
+        async def unit_run(params: Mapping[str, Any]) -> Any:
+            number = params.get("unit")
+            if not isinstance(number, int):
+                raise P2pfleetError("'unit' is missing.", "See p2pfleet --help.", ExitCode.USAGE)
+            return await self.unit_run(self.find_job(_text(params, "job")), number)
 
         async def reputation(params: Mapping[str, Any]) -> Any:
             text = params.get("peer")
@@ -354,8 +442,8 @@ class RunningNode:
         return {
             method.__name__: method
             for method in (
-                ping, status, peers, jobs, job, cancel, results, submit, reputation, pause,
-                resume, stop,
+                ping, status, peers, jobs, job, cancel, results, submit, unit_run, reputation,
+                pause, resume, stop,
             )
         }  # fmt: skip
 

@@ -48,6 +48,8 @@ def status(output: Output, place: Place) -> None:
         "peers": found["peers"],
         "jobs": jobs,
         "executed": f"{found['executed']} units since the start",
+        "sandbox": sandbox_text(found["sandbox"]),
+        "limits": limits_text(found["limits"]),
         "up": duration(found["uptime_s"]),
         "memory": f"{found['memory_mb']} MB",
         "version": found["version"],
@@ -57,6 +59,26 @@ def status(output: Output, place: Place) -> None:
     lines = [f"{key:<10}{value}" for key, value in rows.items()]
     lines += [f"{'address':<10}{address}" for address in found["addresses"]]
     output.result(found, lines)
+
+
+def limits_text(limits: dict[str, Any]) -> str:
+    """What the owner grants."""
+    disk = f"{limits['disk_mb']} MiB of disk"
+    if "disk_used_mb" in limits:
+        disk += f" ({limits['disk_used_mb']:g} used)"
+    return (
+        f"{limits['threads']} threads, {limits['cpu_percent']} % of the time, "
+        f"{limits['memory_mb']} MiB and {limits['unit_cpu_s']} s a unit, {disk}"
+    )
+
+
+def sandbox_text(sandbox: dict[str, Any]) -> str:
+    """The grade, why it is not better, and what this machine computes like."""
+    text = f"grade {sandbox['grade']}"
+    if sandbox["numeric_class"]:
+        text += f", numeric class {sandbox['numeric_class'][:8]}"
+    text += f", onnxruntime {sandbox['onnxruntime']}"
+    return " ".join(part for part in (text, sandbox["reason"], sandbox["advice"]) if part)
 
 
 @click.command(epilog=_TALKS)
@@ -93,12 +115,14 @@ def peers(output: Output, place: Place) -> None:
     rows = [
         (
             peer["peer"], ", ".join(peer["roles"]), peer["slots"], peer["agreed"],
-            peer["contradicted"], float(peer["score"]), peer["software"], peer["address"],
+            peer["contradicted"], float(peer["score"]), peer["grade"],
+            peer["numeric_class"][:8], peer["software"], peer["address"],
         )
         for peer in found
     ]  # fmt: skip
     headings = (
-        "peer", "roles", "slots", "agreed", "contradicted", "score", "software", "address",
+        "peer", "roles", "slots", "agreed", "contradicted", "score", "grade", "class",
+        "software", "address",
     )  # fmt: skip
     output.result(found, table(headings, rows) if rows else ["no peer is connected"])
 

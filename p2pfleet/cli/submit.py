@@ -70,6 +70,10 @@ _SPLIT_TEXT = re.compile(r"[0-9]{1,2}(:[1-9][0-9]{0,11})?", re.ASCII)
     "--expires-h", type=click.FloatRange(0.01, 720), default=24.0, show_default=True,
     help="When volunteers may forget the job; 30 days at most.",
 )  # fmt: skip
+@click.option(
+    "--strict", is_flag=True,
+    help="Refuse a job whose answer depends on the last digits, instead of warning.",
+)  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait until the job is over.")
 @click.option("--wait-for-peers", is_flag=True, help="Wait for volunteers however long it takes.")
 @click.option(
@@ -97,6 +101,10 @@ def submit(
     cuts it. The first line printed is the job's id; by then the job is on disk and survives
     everything.
 
+    Before that the model and all inputs are checked, and the first unit is run three times in the
+    local sandbox: volunteers' processors round differently, so a job whose answer changes when its
+    input moves by a millionth is warned of (or refused, with --strict).
+
     If a node runs in the data folder it publishes the job. Else this command is the publisher until
     the job is over; when it is interrupted, 'p2pfleet run' goes on with the job.
     """
@@ -104,14 +112,19 @@ def submit(
     results = check_results_folder(folder) if folder is not None else None
     patience_s = None if wait_for_peers else PATIENCE_S
     client = client_of(place)
-    if client.alive():
-        must_wait = wait or wait_for_peers or results is not None
-        found = _submit_through(
-            client, place, output, request, results, patience_s if must_wait else -1.0
-        )
-    else:
-        found = _submit_embedded(place, output, request, results, patience_s)
-    return _finish(output, found, results)
+    findings = Findings()
+    try:
+        if client.alive():
+            must_wait = wait or wait_for_peers or results is not None
+            found = _submit_through(
+                client, place, output, request, results, patience_s if must_wait else -1.0, findings
+            )
+        else:
+            found = _submit_embedded(place, output, request, results, patience_s, findings)
+    except CommandFailed as failed:
+        failed.document.setdefault("warnings", findings.warnings)
+        raise
+    return _finish(output, found, results, findings)
 
 
 def make_request(
@@ -218,6 +231,26 @@ def _check_file(path: Path, what: str) -> None:
     raise P2pfleetError(f"{what} {path} {problem}.", advice, ExitCode.USAGE)
 
 
+class Findings:
+    """What the checks found that did not stop the job."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+
+    def add(self, warnings: Sequence[str], notes: Sequence[str]) -> None:
+        """Remember more of them."""
+        self.warnings += warnings
+        self.notes += notes
+
+    def show(self, output: Output) -> None:
+        """Tell the person who publishes; the warnings stand in the JSON document as well."""
+        for text in self.warnings:
+            output.note(f"warning: {text}")
+        for text in self.notes:
+            output.note(f"note: {text}")
+
+
 # ---- through the running node ----------------------------------------------------------------
 
 
@@ -228,6 +261,7 @@ def _submit_through(
     request: dict[str, Any],
     results: Path | None,
     patience_s: float | None,
+    findings: Findings,
 ) -> dict[str, Any]:
     """Publish with the node behind ``client``; negative patience: do not wait at all."""
     network = client.call("status")["network"]
@@ -238,8 +272,11 @@ def _submit_through(
             "Leave --data-dir out, or choose another one for that network.",
             ExitCode.USAGE,
         )
-    job: str = client.call("submit", **request)["job"]
+    answer = client.call("submit", **request)
+    job: str = answer["job"]
     output.early(job)
+    findings.add(answer.get("warnings", ()), answer.get("notes", ()))
+    findings.show(output)
     if patience_s is not None and patience_s < 0:
         found: dict[str, Any] = client.call("job", job=job)
         return found
@@ -270,6 +307,7 @@ def _submit_embedded(
     request: dict[str, Any],
     results: Path | None,
     patience_s: float | None,
+    findings: Findings,
 ) -> dict[str, Any]:
     from p2pfleet.cli.embedded import with_node
 
@@ -285,9 +323,13 @@ def _submit_embedded(
 
         from p2pfleet.app import SubmitRequest
 
-        job = await node.submit(msgspec.convert(request, SubmitRequest))
+        job = await node.submit(
+            msgspec.convert(request, SubmitRequest),
+            lambda draft: findings.add(draft.warnings, draft.notes),
+        )
         published.append(job.hex())
         output.early(job.hex())
+        findings.show(output)
         found = await wait_inside(node, job, output, patience_s, go_on)
         if results is not None:
             await node.results(job, results)
@@ -334,9 +376,13 @@ def _where(place: Place) -> str:
     return f" --data-dir {shlex.quote(str(place.data_dir))}" if place.data_dir else ""
 
 
-def _finish(output: Output, found: dict[str, Any], results: Path | None) -> int:
+def _finish(output: Output, found: dict[str, Any], results: Path | None, findings: Findings) -> int:
     over = found["state"] != "active"
-    document = {"job": found, "output": str(results) if results else None}
+    document = {
+        "job": found,
+        "output": str(results) if results else None,
+        "warnings": findings.warnings,
+    }
     if not over:
         output.result(document, [])
         output.note(f"published {found['units']} units; see: p2pfleet job watch {found['id'][:12]}")

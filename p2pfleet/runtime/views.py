@@ -9,6 +9,7 @@ from p2pfleet.core.machines.node import Node
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.model.ids import Millis, PeerId, peer_text
 from p2pfleet.core.rules.reputation import has_vote, score
+from p2pfleet.ports import SandboxReport
 
 
 def job_view(node: Node, job: Job, now: Millis) -> dict[str, Any]:
@@ -84,9 +85,27 @@ def peer_view(node: Node, peer: PeerId, address: str) -> dict[str, Any]:
         "roles": [] if record is None else list(record.roles),
         "slots": 0 if record is None else record.slots,
         "software": "" if record is None else record.software,
+        "grade": "" if record is None else record.capability.grade,
+        "numeric_class": "" if record is None else record.capability.numeric_class.hex(),
+        "onnxruntime": "" if record is None else record.capability.onnxruntime,
         "agreed": view["agreed"],
         "contradicted": view["contradicted"],
         "score": view["score"],
+    }
+
+
+def sandbox_view(report: SandboxReport) -> dict[str, Any]:
+    """What the sandbox showed of itself at start."""
+    return {
+        "grade": report.capability.grade,
+        "reason": report.reason,
+        "advice": report.advice,
+        "numeric_class": report.capability.numeric_class.hex(),
+        "onnxruntime": report.capability.onnxruntime,
+        "properties": [
+            {"name": shown.name, "held": shown.held, "detail": shown.detail}
+            for shown in report.properties
+        ],
     }
 
 
@@ -96,6 +115,9 @@ def idle_reason(node: Node) -> str:
         return "paused by the owner"
     if node.slots == 0:
         return "this node does not run units"
+    refused = node.consent.strangers()
+    if refused and not any(job.volunteer is not None for job in node.jobs.values()):
+        return refused
     if not node.membership.present():
         return "no peer is connected yet"
     active = [job for job in node.jobs.values() if job.volunteer is not None]

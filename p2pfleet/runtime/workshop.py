@@ -43,6 +43,7 @@ from p2pfleet.ports import (
     Sandbox,
 )
 from p2pfleet.runtime.children import Children
+from p2pfleet.runtime.governor import Governor
 from p2pfleet.runtime.inputs import Inputs
 
 log = logging.getLogger(__name__)
@@ -77,13 +78,15 @@ class Workshop:
         sandbox: Sandbox,
         submit: Submit,
         slots: int,
+        cpu_percent: int = 100,
         twist: Twist | None = None,
     ) -> None:
         self._packs = packs
         self._bulk = bulk
         self._submit = submit
         self._twist = twist
-        self._children = Children(sandbox, slots)
+        self._governor = Governor(cpu_percent)
+        self._children = Children(sandbox, slots, self._governor)
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._work: dict[JobId, _Work] = {}
         self._scopes: dict[JobId, list[trio.CancelScope]] = {}
@@ -99,10 +102,20 @@ class Workshop:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._keep_outputs)
+                nursery.start_soon(self._governor.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
             self._children.close()
+
+    @property
+    def cpu_percent(self) -> int:
+        """The share of the time in which children compute now."""
+        return self._governor.percent
+
+    def set_share(self, percent: int) -> None:
+        """Let children compute ``percent`` (1 to 100) of the time from now on."""
+        self._governor.set_share(percent)
 
     def act(self, effect: OpenJob | Execute | Withdraw | ShutJob | SetPaused | Fetch) -> None:
         """Begin one act; returns at once."""
@@ -209,13 +222,17 @@ class Workshop:
             return
 
         async def run() -> None:
+            outcome: Event | None = None
             try:
-                await self._run_unit(job, work, unit, sources, scope)
+                outcome = await self._run_unit(job, work, unit, sources, scope)
             finally:
                 # The unit may have been withdrawn and begun anew since.
                 for table in (work.units, work.executing):
                     if table.get(unit) is scope:
                         del table[unit]
+            # Only now: the core may want the unit run again as soon as it hears of it.
+            if outcome is not None:
+                await self._submit(outcome)
 
         scope = self._start(job, run, lambda why: UnitUnavailable(job, unit, why))
         work.units[unit] = scope
@@ -227,7 +244,8 @@ class Workshop:
         unit: int,
         sources: tuple[PeerId, ...],
         scope: trio.CancelScope,
-    ) -> None:
+    ) -> Event | None:
+        """Run a unit and have its output kept; or the event that tells what went wrong."""
         manifest = work.manifest
         try:
             data = await work.inputs.get(unit, sources)
@@ -238,12 +256,13 @@ class Workshop:
             await self._send_outputs.send((job, unit, execution))
         except ExecutionFault as fault:
             log.info("unit %d of job %s: %s", unit, job.hex()[:8], fault)
-            await self._submit(UnitFaulted(job, unit, fault.kind, fault.reason[:300]))
+            return UnitFaulted(job, unit, fault.kind, fault.reason[:300])
         except (BlobNotFound, P2pfleetError, Malformed) as error:
             log.info("unit %d of job %s: %s", unit, job.hex()[:8], error)
-            await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
+            return UnitUnavailable(job, unit, str(error)[:300])
         except KeyError:
-            await self._submit(UnitUnavailable(job, unit, GONE))
+            return UnitUnavailable(job, unit, GONE)
+        return None
 
     async def _keep_outputs(self) -> None:
         """Make outputs durable, those that wait together in one pack, then tell the core."""
@@ -269,9 +288,10 @@ class Workshop:
                     await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
                 continue
             for (job, unit, execution), data in zip(ready, members, strict=True):
-                await self._submit(
-                    UnitExecuted(job, unit, digest_of(data), len(data), execution.wall_ms)
-                )
+                # How long a unit takes here decides how many are claimed at a time, and the time in
+                # which the owner's share had the child frozen is part of it.
+                wall_ms = execution.wall_ms * 100 // self._governor.percent
+                await self._submit(UnitExecuted(job, unit, digest_of(data), len(data), wall_ms))
             for job in {job for job, _, _ in ready} - self._work.keys():
                 self._unpin(job)  # it was shut while its outputs were being kept
 

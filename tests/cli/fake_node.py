@@ -42,6 +42,10 @@ def job(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SANDBOX: dict[str, Any] = {
+    "grade": "A", "reason": "", "advice": "", "numeric_class": "c1" * 32, "onnxruntime": "1.32.0",
+    "properties": [{"name": "files", "held": True, "detail": "nothing could be opened"}],
+}  # fmt: skip
 DONE = job(state="completed", open=0, settled=10)
 
 
@@ -58,7 +62,8 @@ class FakeNode:
                 {
                     "peer": OTHER, "address": "/ip4/127.0.0.1/tcp/1", "roles": ["volunteer"],
                     "slots": 1, "software": "p2pfleet/0.1.0", "agreed": 5, "contradicted": 0,
-                    "score": 0.9,
+                    "score": 0.9, "grade": "B", "numeric_class": "5e" * 32,
+                    "onnxruntime": "1.30.0",
                 }
             ],
             "jobs": lambda _: [job(), job(id="cd" * 32, own=False)],
@@ -78,7 +83,12 @@ class FakeNode:
             "peer": PEER, "network": {"name": "testnet-fake", "id": NETWORK.id.hex()},
             "version": "0.1.0", "addresses": [f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"],
             "roles": ["volunteer"], "slots": 1, "paused": False, "reason": "", "resumes_ms": None,
-            "peers": 4, "jobs": {"active": 1}, "executed": 7, "uptime_s": 61.0, "memory_mb": 90.0,
+            "peers": 4, "jobs": {"active": 1}, "executed": 7, "sandbox": SANDBOX,
+            "limits": {
+                "threads": 1, "cpu_percent": 100, "memory_mb": 2048, "unit_cpu_s": 3600,
+                "disk_mb": 10240,
+            },
+            "uptime_s": 61.0, "memory_mb": 90.0,
             "data_dir": str(self.data_dir), "pid": 1,
         }  # fmt: skip
 

@@ -40,9 +40,10 @@ COMMANDS = all_commands()
 
 def test_the_commands_are_those_that_scripts_rely_on() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
-        "init", "config check", "run", "status", "pause", "resume", "submit", "job list",
-        "job show", "job watch", "job results", "job cancel", "verify", "peers", "reputation",
-        "testnet up", "testnet status", "testnet down", "testnet node", "demo",
+        "init", "config check", "network create", "network show", "network require", "run",
+        "doctor", "status", "pause", "resume", "submit", "job list", "job show", "job watch",
+        "job results", "job cancel", "unit run", "verify", "peers", "reputation", "testnet up",
+        "testnet status", "testnet down", "testnet node", "demo",
     }  # fmt: skip
 
 
@@ -145,6 +146,7 @@ def test_what_strangers_wrote_cannot_steer_the_terminal(invoke: Invoke, node: Fa
         {
             "peer": "\x1b[2J\x1b]0;owned\x07", "address": "a\nb", "roles": ["volunteer"],
             "slots": 1, "software": "\x9b31m\u202e", "agreed": 0, "contradicted": 0, "score": 0.5,
+            "grade": "\x1b[2J", "numeric_class": "\x07", "onnxruntime": "\n",
         }
     ]  # fmt: skip
     result = invoke("peers")

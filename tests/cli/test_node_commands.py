@@ -14,7 +14,18 @@ import pytest
 from p2pfleet.config import save_network
 from p2pfleet.core.errors import ExitCode
 from tests.cli.conftest import Invoke, document
-from tests.cli.fake_node import DONE, JOB, NETWORK, OTHER, PEER, FakeNode, Refusal, job, serving
+from tests.cli.fake_node import (
+    DONE,
+    JOB,
+    NETWORK,
+    OTHER,
+    PEER,
+    SANDBOX,
+    FakeNode,
+    Refusal,
+    job,
+    serving,
+)
 
 
 def test_status_shows_the_node_and_why_it_is_idle(invoke: Invoke, node: FakeNode) -> None:
@@ -26,6 +37,19 @@ def test_status_shows_the_node_and_why_it_is_idle(invoke: Invoke, node: FakeNode
     assert PEER in shown.stdout
     node.answers["status"] = lambda _: {**node.status(), "paused": True, "resumes_ms": 90_000}
     assert "paused, resumes in 1 min 30 s" in invoke("status").stdout
+
+
+def test_status_shows_how_strong_the_sandbox_is_and_what_would_make_it_stronger(
+    invoke: Invoke, node: FakeNode
+) -> None:
+    assert "grade A, numeric class c1c1c1c1, onnxruntime 1.32.0\n" in invoke("status").stdout
+    weak = {
+        **SANDBOX, "grade": "B", "reason": "There are no user namespaces.", "advice": "Allow them.",
+        "numeric_class": "",
+    }  # fmt: skip
+    node.answers["status"] = lambda _: {**node.status(), "sandbox": weak}
+    shown = invoke("status").stdout
+    assert "grade B, onnxruntime 1.32.0 There are no user namespaces. Allow them.\n" in shown
 
 
 @pytest.mark.parametrize(
@@ -53,7 +77,11 @@ def test_pause_without_an_end_and_resume(invoke: Invoke, node: FakeNode) -> None
 
 
 def test_peers_and_reputation_are_listed(invoke: Invoke, node: FakeNode) -> None:
-    assert OTHER in invoke("peers").stdout
+    shown = invoke("peers").stdout
+    assert OTHER in shown
+    assert "grade" in shown
+    assert " B " in shown
+    assert " 5e5e5e5e " in shown
     assert document(invoke("peers", "--json"))[0]["peer"] == OTHER
     assert "0.800" in invoke("reputation").stdout
     assert document(invoke("reputation", OTHER, "--json"))[0]["contradicted"] == 1

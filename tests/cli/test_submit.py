@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,14 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_mb: int = 64
     lease_s: float = 30.0
     expires_h: float = 24.0
+    strict: bool = False
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """The part of a draft that the command line looks at."""
+
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class EmbeddedNode:
@@ -48,10 +56,11 @@ class EmbeddedNode:
     def __init__(self, app: FakeApp) -> None:
         self._app = app
 
-    async def submit(self, request: SubmitRequest) -> bytes:
+    async def submit(self, request: SubmitRequest, drafted: Callable[[Draft], None]) -> bytes:
         await trio.lowlevel.checkpoint()
         if self._app.refusal is not None:
             raise self._app.refusal
+        drafted(self._app.draft)
         self._app.requests.append(request)
         return bytes.fromhex(JOB)
 
@@ -78,6 +87,7 @@ class FakeApp(ModuleType):
         super().__init__("p2pfleet.app")
         self.states = [job(), DONE]
         self.refusal: P2pfleetError | None = None
+        self.draft = Draft()
         self.requests: list[SubmitRequest] = []
         self.configs: list[NodeConfig] = []
         self.closed = 0
@@ -196,9 +206,36 @@ def test_waiting_for_a_running_node_writes_the_results(
     node.answers["job"] = lambda _: states.pop(0) if len(states) > 1 else states[0]
     result = invoke("submit", "model.onnx", "in", "--output", "out", "--json")
     assert result.exit_code == 0, result.output
-    assert document(result) == {"job": DONE, "output": str(files / "out")}
+    assert document(result) == {"job": DONE, "output": str(files / "out"), "warnings": []}
     assert node.of("results") == [{"job": JOB, "output": str(files / "out")}]
     assert result.stderr.startswith(f"{JOB}\n"), "the id comes before the end"
+
+
+def test_warnings_reach_the_person_and_the_document(
+    invoke: Invoke, files: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.answers["submit"] = lambda _: {"job": JOB, "warnings": ["it wavers"], "notes": ["slow"]}
+    result = invoke("submit", "model.onnx", "in")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{JOB}\n"
+    assert "warning: it wavers\n" in result.stderr
+    assert "note: slow\n" in result.stderr
+
+    result = invoke("submit", "model.onnx", "in", "--json")
+    assert document(result)["warnings"] == ["it wavers"]
+
+    # Also where the command fails later on.
+    monkeypatch.setattr(submit, "PATIENCE_S", 0.1)
+    node.answers["job"] = lambda _: job(volunteers=0)
+    result = invoke("submit", "model.onnx", "in", "--wait", "--json")
+    assert result.exit_code == ExitCode.NO_PEERS
+    assert document(result)["warnings"] == ["it wavers"]
+
+
+def test_strict_is_asked_of_the_node(invoke: Invoke, files: Path, node: FakeNode) -> None:
+    assert invoke("submit", "model.onnx", "in").exit_code == 0
+    assert invoke("submit", "model.onnx", "in", "--strict").exit_code == 0
+    assert [sent["strict"] for sent in node.of("submit")] == [False, True]
 
 
 def test_a_job_with_failed_units_is_a_failure(invoke: Invoke, files: Path, node: FakeNode) -> None:
@@ -236,6 +273,17 @@ def test_a_node_of_another_network_is_not_used(invoke: Invoke, files: Path, home
 
 
 # ---- with a node of its own ------------------------------------------------------------------
+
+
+def test_warnings_of_the_own_node_reach_the_person_as_well(
+    invoke: Invoke, files: Path, app: FakeApp
+) -> None:
+    app.draft = Draft(warnings=("it wavers",), notes=("slow",))
+    result = invoke("submit", "model.onnx", "in", "--network", "fake.toml", "--strict", "--json")
+    assert result.exit_code == 0, result.output
+    assert document(result)["warnings"] == ["it wavers"]
+    assert "warning: it wavers\nnote: slow\n" in result.stderr
+    assert app.requests[0].strict
 
 
 def test_without_a_node_the_command_publishes_itself_and_runs_nothing_for_others(

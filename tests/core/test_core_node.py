@@ -601,7 +601,7 @@ def test_a_unit_that_is_too_slow_for_this_machine_is_left_to_others_after_three_
     for now in range(1, 4):
         volunteer.held[0] = Held(Millis(now), Millis(now + 1000), Millis(now + 600))
         assert 0 not in volunteer.answered
-        released += volunteer.faulted_unit(job, 0, "wall", "too slow")
+        released += volunteer.faulted_unit(job, 0, "wall", "too slow", Millis(now))
 
     assert released == [ms.Release((0,))] * 3
     assert 0 in volunteer.answered

@@ -48,8 +48,17 @@ class SandboxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start_wall_ms: Milliseconds = 30_000
     """Wall time in which the fork server has to be warm."""
 
-    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    nice: Annotated[int, Meta(ge=0, le=19)] = 19
     """How politely the children compute."""
+
+    idle: bool = True
+    """Whether they compute only where the machine has nothing else to do (SCHED_IDLE)."""
+
+    contrib_ops: bool = False
+    """Whether models may use operators of the domain com.microsoft."""
+
+    user_namespaces: bool = True
+    """Whether to use namespaces where the machine allows it; ``False`` makes the grade B."""
 
     def terms(self, limits: Limits, model_bytes: int) -> Terms:
         """The limits of a child for a job with ``limits`` and a model of so many bytes."""
@@ -57,13 +66,15 @@ class SandboxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Terms(
             memory_bytes=memory_bytes,
             cpu_ms=min(limits.cpu_ms, self.cpu_ms),
-            load_cpu_ms=self.load_cpu_ms,
+            load_cpu_ms=min(self.load_cpu_ms, self.cpu_ms),
             output_bytes=limits.output_bytes,
             model_bytes=model_bytes,
             # Larger bundles could not be unpacked within the memory limit anyway.
             input_capacity=memory_bytes,
             output_capacity=min(limits.output_bytes, memory_bytes),
             nice=self.nice,
+            idle=self.idle,
+            contrib_ops=self.contrib_ops,
         )
 
     def wall_ms(self, cpu_ms: int) -> int:

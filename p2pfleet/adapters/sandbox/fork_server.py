@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import array
-import errno
-import importlib.util
 import logging
 import os
 import select
@@ -15,7 +13,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -23,20 +21,14 @@ import trio
 from p2pfleet.adapters.sandbox.arena import memory_file
 from p2pfleet.adapters.sandbox.inside import boot
 from p2pfleet.adapters.sandbox.inside.terms import Terms
+from p2pfleet.adapters.sandbox.interpreter import ENVIRONMENT, library_folders
+from p2pfleet.adapters.sandbox.probe import Findings
 
 logger = logging.getLogger(__name__)
 
-_ENVIRONMENT = {
-    "LC_ALL": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    # Recent onnxruntime wheels start threads and send telemetry unless told not to.
-    "ORT_DISABLE_TELEMETRY": "1",
-}
-_LIBRARIES = ("numpy", "msgpack", "onnxruntime")
 _ORDER_SECONDS = 10
 _END_SECONDS = 3
-_MAX_ANSWER_BYTES = 4096
+_MAX_ANSWER_BYTES = 32 * 1024
 
 
 class ServerGone(Exception):
@@ -47,21 +39,46 @@ class ForkFailed(Exception):
     """The kernel gave no child; the reason is its own."""
 
 
+Namespaces = Literal["yes", "no", "probe"]
+"""Whether a server uses namespaces of its own; ``probe``: if this machine allows it."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """How to start a server; see ``inside.server.Setting``."""
+
+    namespaces: Namespaces
+    self_test: bool
+    idle: bool
+    wall_ms: int
+
+    def setting(self) -> str:
+        """As an argument of ``inside/boot.py``."""
+        words = ("no", "yes")
+        return f"{self.namespaces},{words[self.self_test]},{words[self.idle]}"
+
+
 class ForkServer:
-    """One warm process. Make it with :meth:`start`; end it with :meth:`aclose`."""
+    """One warm process. Make it with :meth:`start`; end it with :meth:`aclose`.
+
+    With namespaces there are two: the one that was started waits for the server, which is the first
+    process of its own namespace. Each of them ends with the other; kills go to the server, because
+    the kernel lets it go only when all its children have gone.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, log: int) -> None:
         self._process = process
         self._control = trio.socket.from_stdlib_socket(control)
         self._log = log
         self._pidfd = os.pidfd_open(process.pid)
+        self._server_pidfd: int | None = None
+        self._findings: Findings | None = None
         self._turn = trio.Lock()
         self._last_order = 0
         self._last_child = 0
         self._closed = False
 
     @classmethod
-    async def start(cls, wall_ms: int) -> ForkServer:
+    async def start(cls, how: Start) -> ForkServer:
         """A server that is warm and obeys. Raises :class:`ServerGone` if it does not become so."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log = memory_file("p2pfleet-server-log")
@@ -73,10 +90,10 @@ class ForkServer:
             process = subprocess.Popen(  # noqa: ASYNC220
                 [
                     sys.executable, "-I", "-S", "-B", boot.__file__,
-                    str(theirs.fileno()), *_library_folders(),
+                    str(theirs.fileno()), how.setting(), *library_folders(),
                 ],
                 cwd=home,
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -94,11 +111,10 @@ class ForkServer:
             theirs.close()
         server = cls(process, ours, log)
         try:
-            with trio.move_on_after(wall_ms / 1000):
-                hello, _ = await server._receive()
-                if hello == [0, "ready"]:
-                    return server
-            raise ServerGone(f"it was not ready within {wall_ms} ms")
+            with trio.move_on_after(how.wall_ms / 1000):
+                server._meet(*await server._receive(), how)
+                return server
+            raise ServerGone(f"it was not ready within {how.wall_ms} ms")
         except BaseException:
             server._kill()  # still busy with its imports, it would not notice a closed channel
             await server.aclose()
@@ -110,16 +126,28 @@ class ForkServer:
 
     @property
     def pid(self) -> int:
-        """For tests and diagnosis; signals go through the pidfd."""
+        """The process that forks, for tests and diagnosis; signals go through its pidfd."""
+        if self._server_pidfd is not None:
+            with suppress(OSError):
+                for line in Path(f"/proc/self/fdinfo/{self._server_pidfd}").read_text().split("\n"):
+                    name, _, value = line.partition(":")
+                    if name == "Pid":
+                        return int(value)
         return self._process.pid
+
+    @property
+    def findings(self) -> Findings:
+        """What its self-test showed; only of a server that was started with one."""
+        assert self._findings is not None
+        return self._findings
 
     @property
     def alive(self) -> bool:
         """Whether the process still runs."""
-        if self._closed:
+        if self._closed or self._server_pidfd is None:
             return False
         poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
+        poll.register(self._server_pidfd, select.POLLIN)
         return not poll.poll(0)
 
     async def fork(self, terms: Terms, fds: list[int]) -> tuple[int, int]:
@@ -156,13 +184,15 @@ class ForkServer:
         self._control.close()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(_END_SECONDS) as waiting:
-                await trio.lowlevel.wait_readable(self._pidfd)
+                await self._ended()
             if waiting.cancelled_caught:
                 logger.warning("the sandbox's server does not end by itself; killing it")
                 self._kill()
-                await trio.lowlevel.wait_readable(self._pidfd)
+                await self._ended()
         self._process.wait()  # it is a zombie already: this only collects it
         os.close(self._pidfd)
+        if self._server_pidfd is not None:
+            os.close(self._server_pidfd)
         os.close(self._log)
 
     async def _order(self, order: list[Any], fds: list[int]) -> tuple[list[Any], list[int]]:
@@ -187,9 +217,31 @@ class ForkServer:
                     self._kill()
         raise ServerGone("it did not answer, and was killed")
 
+    async def _ended(self) -> None:
+        # The server first: should the other have been killed alone, it is the one that lags.
+        if self._server_pidfd is not None:
+            await trio.lowlevel.wait_readable(self._server_pidfd)
+        await trio.lowlevel.wait_readable(self._pidfd)
+
     def _kill(self) -> None:
+        pidfd = self._pidfd if self._server_pidfd is None else self._server_pidfd
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def _meet(self, hello: list[Any], fds: list[int], how: Start) -> None:
+        """Take the server's word that it is ready, and its pidfd."""
+        match hello:
+            case [0, "ready", dict(findings)] if len(fds) == 1:
+                self._server_pidfd = fds[0]
+            case _:
+                for fd in fds:
+                    os.close(fd)
+                raise ServerGone(f"it introduced itself by {hello!r}"[:300])
+        if how.self_test:
+            try:
+                self._findings = msgspec.convert(findings, Findings)
+            except msgspec.ValidationError as error:
+                raise ServerGone(f"it told of its self-test what makes no sense: {error}") from None
 
     async def _send(self, message: list[Any], fds: list[int]) -> None:
         rights = (
@@ -226,16 +278,3 @@ class ForkServer:
             if said:
                 return said[-1][:300]
         return "it ended without a word"
-
-
-def _library_folders() -> list[str]:
-    """Where the server finds its libraries, without importing them here."""
-    folders = []
-    for name in _LIBRARIES:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise OSError(errno.ENOENT, f"{name} is not installed")
-        folder = str(Path(spec.origin).parent.parent)
-        if folder not in folders:
-            folders.append(folder)
-    return folders

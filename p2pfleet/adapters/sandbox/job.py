@@ -44,6 +44,7 @@ class ChildJob:
         arena: Arena,
         terms: Terms,
         wall_ms: int,
+        load_wall_ms: int,
         exit_of: ExitOf,
         forget: Callable[[ChildJob], None],
     ) -> None:
@@ -52,6 +53,7 @@ class ChildJob:
         self._arena = arena
         self._terms = terms
         self._wall_ms = wall_ms
+        self._load_wall_ms = load_wall_ms
         self._exit_of = exit_of
         self._forget = forget
         self._signature = ModelSignature((), ())
@@ -66,11 +68,11 @@ class ChildJob:
         """The model's inputs and outputs, as the child read them."""
         return self._signature
 
-    async def load(self, cpu_ms: int, wall_ms: int) -> None:
+    async def load(self) -> None:
         """Wait until the child has loaded its model. Raises :class:`ExecutionFault`."""
         with self._occupied():
             try:
-                reply = await self._answer(wall_ms, cpu_ms)
+                reply = await self._answer(self._load_wall_ms, self._terms.load_cpu_ms)
                 if not isinstance(reply, Ready):
                     raise await self._misbehaved("an answer to nothing")
                 try:

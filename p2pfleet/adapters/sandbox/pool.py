@@ -10,16 +10,25 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import trio
 
 from p2pfleet.adapters.sandbox.arena import Arena, sealed_model
 from p2pfleet.adapters.sandbox.config import SandboxConfig
-from p2pfleet.adapters.sandbox.fork_server import ForkFailed, ForkServer, ServerGone
+from p2pfleet.adapters.sandbox.fork_server import (
+    ForkFailed,
+    ForkServer,
+    Namespaces,
+    ServerGone,
+    Start,
+)
+from p2pfleet.adapters.sandbox.grading import Denial, grade
 from p2pfleet.adapters.sandbox.inside.terms import Terms
 from p2pfleet.adapters.sandbox.job import ChildJob
+from p2pfleet.adapters.sandbox.probe import Findings
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.job import Limits
-from p2pfleet.ports import ExecutionFault
+from p2pfleet.ports import ExecutionFault, SandboxReport
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +41,9 @@ _FORK_ATTEMPTS = 2
 async def open_sandbox(config: SandboxConfig | None = None) -> AsyncIterator[SandboxPool]:
     """A sandbox whose fork server is warm; on leaving, every child and the server are gone.
 
-    Raises :class:`P2pfleetError` if there can be no sandbox on this machine.
+    It has tried to break out of itself, and tells in its ``report`` how strong it is; if it does
+    not hold (grade none) it is open all the same, but starts no child. Raises
+    :class:`P2pfleetError` if there can be no sandbox on this machine.
     """
     if not sys.platform.startswith("linux"):
         raise P2pfleetError(
@@ -42,7 +53,7 @@ async def open_sandbox(config: SandboxConfig | None = None) -> AsyncIterator[San
     pool = SandboxPool(config or SandboxConfig())
     try:
         try:
-            await pool.warm()
+            await pool.open()
         except ServerGone as error:
             raise P2pfleetError(
                 f"The sandbox does not start: {error}.",
@@ -63,6 +74,14 @@ class SandboxPool:
         self._starts: deque[float] = deque(maxlen=_STARTS)
         self._jobs: set[ChildJob] = set()
         self._closed = False
+        self._namespaces: Namespaces = "probe" if config.user_namespaces else "no"
+        self._report: SandboxReport | None = None
+
+    @property
+    def report(self) -> SandboxReport:
+        """What it showed of itself when it was opened; see the port."""
+        assert self._report is not None, "open_sandbox opens it first"
+        return self._report
 
     @property
     def server_pid(self) -> int | None:
@@ -76,6 +95,14 @@ class SandboxPool:
 
     async def load(self, model: bytes, limits: Limits) -> ChildJob:
         """Start a child and load the model there; see the port."""
+        job = await self.start(model, limits)
+        await job.load()
+        return job
+
+    async def start(self, model: bytes, limits: Limits) -> ChildJob:
+        """A child that holds the model, unread; see the port."""
+        if self.report.capability.grade == "none":
+            raise ExecutionFault("crash", f"nothing is run here: {self.report.reason}")
         terms = self._config.terms(limits, len(model))
         if len(model) > terms.memory_bytes:
             raise ExecutionFault(
@@ -88,11 +115,36 @@ class SandboxPool:
         except OSError as error:
             raise ExecutionFault("crash", f"this machine has no room for it: {error}") from error
         try:
-            job = await self._start(terms, model_fd)
+            return await self._start(terms, model_fd)
         finally:
             os.close(model_fd)
-        await job.load(terms.load_cpu_ms, self._config.load_wall_ms)
-        return job
+
+    async def open(self) -> None:
+        """Start the first server, which finds out what holds. Raises :class:`ServerGone`.
+
+        Later ones are locked down in the same way without asking again.
+        """
+        findings = await self._first_findings()
+        self._namespaces = "yes" if findings.namespaces else "no"
+        self._report = grade(findings, Denial.on_this_machine(self._config.user_namespaces))
+        capability = self._report.capability
+        if capability.grade == "none":
+            logger.error("the sandbox does not hold: %s", self._report.reason)
+            await self.aclose()
+        else:
+            logger.info("the sandbox holds: grade %s. %s", capability.grade, self._report.reason)
+
+    async def _first_findings(self) -> Findings:
+        try:
+            return (await self.warm()).findings
+        except ServerGone as error:
+            if self._namespaces == "no":
+                raise
+            # Allowed in the throw-away fork, perhaps, and yet the server did not survive it.
+            logger.warning("the sandbox does not start in namespaces (%s); without them", error)
+            self._namespaces = "no"
+            findings = (await self.warm()).findings
+            return msgspec.structs.replace(findings, denied=("start", str(error)[:300]))
 
     async def warm(self) -> ForkServer:
         """The running fork server, started anew if there is none. Raises :class:`ServerGone`."""
@@ -112,7 +164,14 @@ class SandboxPool:
                     "the next attempt has to wait"
                 )
             self._starts.append(now)
-            self._server = await ForkServer.start(self._config.start_wall_ms)
+            self._server = await ForkServer.start(
+                Start(
+                    namespaces=self._namespaces,
+                    self_test=self._report is None,
+                    idle=self._config.idle,
+                    wall_ms=self._config.start_wall_ms,
+                )
+            )
             return self._server
 
     async def aclose(self) -> None:
@@ -165,6 +224,7 @@ class SandboxPool:
             arena=arena,
             terms=terms,
             wall_ms=self._config.wall_ms(terms.cpu_ms),
+            load_wall_ms=self._config.load_wall_ms,
             exit_of=lambda: server.exit_of(number),
             forget=self._jobs.discard,
         )

@@ -508,7 +508,9 @@ class Node(msgspec.Struct):
                     job.settlement, unit, event.digest, event.length, event.wall_ms
                 )
             case ev.UnitFaulted(unit=unit):
-                entries = job.volunteer.faulted_unit(job.settlement, unit, event.kind, event.reason)
+                entries = job.volunteer.faulted_unit(
+                    job.settlement, unit, event.kind, event.reason, now
+                )
             case ev.UnitUnavailable(unit=unit):
                 entries = job.volunteer.unavailable_unit(unit, now)
         job.write(entries, now)

@@ -210,7 +210,7 @@ class Volunteer(msgspec.Struct):
         return [Reveal(number, unit.attempt, digest, length)]
 
     def faulted_unit(
-        self, settlement: Settlement, number: int, kind: str, reason: str
+        self, settlement: Settlement, number: int, kind: str, reason: str, now: Millis
     ) -> list[Entry]:
         """The unit cannot be run: the job's fault is told; our own bad luck is a release.
 
@@ -224,6 +224,7 @@ class Volunteer(msgspec.Struct):
         if kind in RELEASED_FAULTS and not (often and kind == "crash"):
             if often:
                 self.answered[number] = True
+            self.rescan_at = Millis(now + OPEN_RETRY_MS)  # others first: they may do better
             return [Release((number,))] if held is not None else []
         unit = settlement.unit(number)
         if self.me in unit.votes or self.me in unit.failures or number in self.answered:

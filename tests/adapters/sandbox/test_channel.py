@@ -55,6 +55,7 @@ class ScriptedChild:
             arena=self.arena,
             terms=config.terms(LIMITS, 0),
             wall_ms=5_000,
+            load_wall_ms=1_000,
             exit_of=self.exit_of,
             forget=self.forgotten.append,
         )
@@ -67,7 +68,7 @@ class ScriptedChild:
 
     async def loaded(self) -> ChildJob:
         await self.say(READY)
-        await self.job.load(1000, 1000)
+        await self.job.load()
         return self.job
 
 
@@ -108,7 +109,7 @@ async def test_a_lie_about_the_model_is_a_crash(lie: str) -> None:
     with scripted_child() as child:
         await child.say(READY_LIES[lie])
         with pytest.raises(ExecutionFault, match=r"^crash: the child broke the rules") as caught:
-            await child.job.load(1000, 1000)
+            await child.job.load()
 
         assert len(caught.value.reason) < 400
         assert child.forgotten == [child.job]
@@ -238,7 +239,7 @@ def test_nothing_of_the_node_is_imported_inside(tmp_path: Path) -> None:
     code = (
         "import runpy, sys, os\n"
         f"sys.path += {[p for p in sys.path if p.endswith('site-packages')]!r}\n"
-        "sys.argv = ['boot.py', '999']\n"
+        "sys.argv = ['boot.py', '999', 'no,no,no']\n"
         "try:\n"
         f"    runpy.run_path({str(inside / 'boot.py')!r}, run_name='__main__')\n"
         "except OSError:\n"

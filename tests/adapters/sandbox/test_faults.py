@@ -19,7 +19,7 @@ from .models import bundle
 
 MB = 2**20
 LIMITS = Limits(memory_bytes=256 * MB, cpu_ms=10_000, output_bytes=8 * MB)
-CONFIG = SandboxConfig()
+CONFIG = SandboxConfig(idle=False)
 ONE = bundle(x=np.ones(1, np.float32))
 
 
@@ -148,7 +148,7 @@ async def test_each_unit_has_the_whole_cpu_limit() -> None:
 
 @guarded()
 async def test_an_endless_loop_is_ended_by_the_wall_limit_if_that_is_nearer() -> None:
-    async with open_sandbox(SandboxConfig(max_wall_ms=200)) as sandbox:
+    async with open_sandbox(SandboxConfig(idle=False, max_wall_ms=200)) as sandbox:
         job = await sandbox.load(models.counting_loop(None), LIMITS)
         with pytest.raises(ExecutionFault, match=r"^wall: .* 200 ms"):
             await job.execute(ONE)
@@ -157,7 +157,10 @@ async def test_an_endless_loop_is_ended_by_the_wall_limit_if_that_is_nearer() ->
 
 @pytest.mark.parametrize(
     ("config", "kind"),
-    [(SandboxConfig(load_cpu_ms=200), "cpu"), (SandboxConfig(load_wall_ms=200), "wall")],
+    [
+        (SandboxConfig(idle=False, load_cpu_ms=200), "cpu"),
+        (SandboxConfig(idle=False, load_wall_ms=200), "wall"),
+    ],
 )
 @guarded()
 async def test_a_model_that_takes_for_ever_to_load_is_given_up(
@@ -181,7 +184,7 @@ async def test_a_memory_bomb_hits_the_memory_limit(kind: str) -> None:
 
 @guarded()
 async def test_the_owners_memory_cap_wins_over_a_generous_manifest() -> None:
-    async with open_sandbox(SandboxConfig(memory_bytes=64 * MB)) as sandbox:
+    async with open_sandbox(SandboxConfig(idle=False, memory_bytes=64 * MB)) as sandbox:
         generous = Limits(memory_bytes=2**40, cpu_ms=10_000, output_bytes=2**32)
         job = await sandbox.load(models.blow_up(), generous)
         with pytest.raises(ExecutionFault, match=r"^memory: "):
@@ -225,11 +228,10 @@ async def test_a_model_that_fails_on_its_inputs_is_to_blame_itself() -> None:
 async def test_a_model_that_crashes_onnxruntime_takes_only_its_child_along() -> None:
     async with open_sandbox(CONFIG) as sandbox:
         server = sandbox.server_pid
-        fault = await fault_of_loading(sandbox, models.crashing())
+        job = await sandbox.load(models.crashing(), LIMITS)
+        with pytest.raises(ExecutionFault, match=r"^crash: the child was ended by SIGABRT"):
+            await job.execute(bundle(x=np.ones((0, 1, 3), np.float32)))
 
-        assert fault.kind == "crash"
-        # A wild address is unmapped (SEGV) or lies beyond the end of a mapped file (BUS).
-        assert any(name in fault.reason for name in ("SIGSEGV", "SIGBUS"))
         await check_that_it_still_serves(sandbox)
         assert sandbox.server_pid == server
 

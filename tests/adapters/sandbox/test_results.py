@@ -18,7 +18,7 @@ from .guarded import guarded
 from .models import NUMPY_TYPES, arrays, bundle
 
 LIMITS = Limits(memory_bytes=512 * 2**20, cpu_ms=20_000, output_bytes=256 * 2**20)
-CONFIG = SandboxConfig()
+CONFIG = SandboxConfig(idle=False)
 
 
 def in_process(model: bytes, **inputs: Any) -> bytes:

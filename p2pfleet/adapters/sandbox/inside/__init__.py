@@ -2,5 +2,6 @@
 
 Started by path, in a bare interpreter, without the rest of p2pfleet: nothing here imports more than
 the standard library, numpy, msgpack and onnxruntime, and nothing here ever holds a key or a
-network connection. ``bundle`` and ``terms`` are the only modules that the node imports as well.
+network connection. ``bundle``, ``terms`` and ``syscalls`` are the only modules whose code the node
+uses as well.
 """

@@ -61,6 +61,8 @@ def read_bundle(data: memoryview) -> list[Entry]:
                 f"needs {expected}"
             )
         start = cursor.take(size, f"the data of {what}")
+        if dtype == "bool" and bytes(data[start : start + size]).translate(None, b"\0\1"):
+            raise BadBundle(f"{what} holds a truth value that is not 0 or 1")
         entries.append(Entry(name, dtype, shape, start, start + size))
     if cursor.position != len(data):
         raise BadBundle(f"{len(data) - cursor.position} bytes follow the bundle")

@@ -4,37 +4,56 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
 from .kernel import SharedMapping
-from .lockdown import CpuBudget, lock_down
+from .lockdown import CpuBudget, Locks, lock_down
 from .model import Fault, Model
 from .terms import INLINE_BYTES, MAX_MESSAGE_BYTES, MAX_REASON_CHARS, OWN_FD, Terms
 
 CHANNEL = 0
 
 
-def live(terms: Terms, server: int, fds: tuple[int, int, int, int], null_fd: int) -> None:
-    """The whole life of a child; returns when the node hangs up.
+class Origin(NamedTuple):
+    """What a child is told of the server it comes from."""
 
-    ``fds``: the channel, the model, the input half and the output half of the arena.
-    """
-    channel_fd, model_fd, input_fd, output_fd = fds
+    server: int
+    """Its process id, as the child sees it."""
+
+    null_fd: int
+    memory: tuple[int, int]
+    """What the server had mapped before the fork (``lockdown.Memory``)."""
+
+    locks: Locks
+
+
+def keep_only(channel_fd: int, null_fd: int) -> None:
+    """The channel and two ends of nothing are all the descriptors that a child has."""
     os.dup2(channel_fd, CHANNEL)
     os.dup2(null_fd, 1)
     os.dup2(null_fd, 2)
+    os.closerange(OWN_FD, os.sysconf("SC_OPEN_MAX"))
+
+
+def live(terms: Terms, origin: Origin, fds: tuple[int, int, int, int]) -> None:
+    """The whole life of a child; returns when the node hangs up.
+
+    ``fds``: the channel, the model, the input half and the output half of the arena. Raises
+    :class:`LockDownFailed` before the model was touched.
+    """
+    channel_fd, model_fd, input_fd, output_fd = fds
     model_bytes = SharedMapping(model_fd, terms.model_bytes)
     inputs = SharedMapping(input_fd, terms.input_capacity)
     outputs = SharedMapping(output_fd, terms.output_capacity, writable=True)
-    os.closerange(OWN_FD, os.sysconf("SC_OPEN_MAX"))
-    lock_down(terms, server)
+    keep_only(channel_fd, origin.null_fd)
+    lock_down(terms, origin.server, origin.memory, origin.locks)
 
     budget = CpuBudget()
     budget.start(terms.load_cpu_ms)
     try:
-        model = Model(lambda: bytes(model_bytes.view))
+        model = Model(lambda: bytes(model_bytes.view), contrib_ops=terms.contrib_ops)
         budget.stop()
         _send(["ready", 0, model.inputs, model.outputs])
     except Fault as fault:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 
+from .admission import Refusal, admit
 from .bundle import ITEM_BYTES, MAX_NAME_CHARS, MAX_RANK, MAX_TENSORS, BadBundle, Entry
 from .bundle import bundle_head as _bundle_head
 from .bundle import read_bundle as _read_bundle
@@ -75,11 +76,14 @@ def open_session(model: bytes) -> ort.InferenceSession:
 
 
 class Model:
-    """A loaded model. Every failure is a :class:`Fault`."""
+    """A loaded model. Every failure is a :class:`Fault`.
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
+    ``contrib_ops``: whether onnxruntime's own operators (com.microsoft) are admitted.
+    """
+
+    def __init__(self, read: Callable[[], bytes], *, contrib_ops: bool = False) -> None:
         try:
-            self._session = open_session(read())
+            self._unranked, self._session = _admitted_session(read(), contrib_ops)
             self.inputs = _specs("input", self._session.get_inputs())
             self.outputs = _specs("output", self._session.get_outputs())
         except Fault:
@@ -91,7 +95,8 @@ class Model:
         """The outputs for the input ``bundle``; they must fit ``limit`` bytes once written."""
         try:
             values = self._session.run(
-                [spec.name for spec in self.outputs], _feeds(self.inputs, bundle)
+                [spec.name for spec in self.outputs],
+                _feeds(self.inputs, self._unranked, bundle),
             )
             result = Result(self.outputs, values)
         except Fault:
@@ -101,6 +106,17 @@ class Model:
         if result.size > limit:
             raise Fault("output", f"the outputs take {result.size} bytes, allowed are {limit}")
         return result
+
+
+def _admitted_session(
+    model: bytes, contrib_ops: bool
+) -> tuple[frozenset[str], ort.InferenceSession]:
+    """The inputs of undeclared rank, and a session; onnxruntime sees only what was admitted."""
+    try:
+        admitted = admit(model, contrib_ops=contrib_ops)
+    except Refusal as refusal:
+        raise Fault("model", str(refusal)) from None
+    return admitted.unranked, open_session(model)
 
 
 class Result:
@@ -159,7 +175,7 @@ def _specs(role: str, nodes: list[Any]) -> tuple[Spec, ...]:
     return tuple(specs)
 
 
-def _feeds(specs: tuple[Spec, ...], bundle: memoryview) -> dict[str, Any]:
+def _feeds(specs: tuple[Spec, ...], unranked: frozenset[str], bundle: memoryview) -> dict[str, Any]:
     try:
         entries = _read_bundle(bundle)
     except BadBundle as error:
@@ -171,11 +187,12 @@ def _feeds(specs: tuple[Spec, ...], bundle: memoryview) -> dict[str, Any]:
             + ", ".join(repr(spec.name) for spec in specs),
         )
     return {
-        spec.name: _array(spec, entry, bundle) for spec, entry in zip(specs, entries, strict=True)
+        spec.name: _array(spec, entry, bundle, ranked=spec.name not in unranked)
+        for spec, entry in zip(specs, entries, strict=True)
     }
 
 
-def _array(spec: Spec, entry: Entry, bundle: memoryview) -> np.ndarray[Any, Any]:
+def _array(spec: Spec, entry: Entry, bundle: memoryview, *, ranked: bool) -> np.ndarray[Any, Any]:
     if entry.name != spec.name:
         raise Fault(
             "input", f"tensor {entry.name!r} stands where the model takes input {spec.name!r}"
@@ -186,7 +203,7 @@ def _array(spec: Spec, entry: Entry, bundle: memoryview) -> np.ndarray[Any, Any]
             f"input {spec.name!r} is given as {entry.dtype} where the model takes {spec.dtype}",
         )
     # onnxruntime shows a scalar and a tensor of undeclared rank alike, as no axes at all.
-    if spec.shape and (
+    if ranked and (
         len(spec.shape) != len(entry.shape)
         or any(want not in (None, have) for want, have in zip(spec.shape, entry.shape, strict=True))
     ):
@@ -202,8 +219,6 @@ def _array(spec: Spec, entry: Entry, bundle: memoryview) -> np.ndarray[Any, Any]
         raise Fault("input", f"input {spec.name!r} has an impossible shape") from None
     if array.size:
         data = np.frombuffer(bundle[entry.start : entry.stop], np.uint8)
-        if entry.dtype == "bool" and data.max() > 1:
-            raise Fault("input", f"input {spec.name!r} holds a truth value that is not 0 or 1")
         # Copied, because in the bundle the elements lie wherever the names end, unaligned.
         array.reshape(-1).view(np.uint8)[:] = data
     return array

@@ -15,6 +15,9 @@ MAX_REASON_CHARS = 300
 EXIT_MEMORY = 86
 """How a child ends that has no memory left even to say so."""
 
+EXIT_UNLOCKED = 87
+"""How a child ends that could not be locked down; it has not touched its model."""
+
 OWN_FD = 3
 """The first descriptor a child does not have: 0 is its channel, 1 and 2 are /dev/null."""
 
@@ -44,3 +47,10 @@ class Terms(NamedTuple):
     """Bytes of the output half of the arena."""
 
     nice: int
+    """How politely it computes, 0 to 19."""
+
+    idle: bool = True
+    """Whether it computes only where the machine has nothing else to do (SCHED_IDLE)."""
+
+    contrib_ops: bool = False
+    """Whether the model may use operators of the domain com.microsoft."""
