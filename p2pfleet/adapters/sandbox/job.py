@@ -31,6 +31,9 @@ _GRACE_SECONDS = 1
 _END_SECONDS = 5
 _SURVIVED = ("input", "output")
 
+# One for all children: it is read out before anything else can happen.
+_message = memoryview(bytearray(MAX_MESSAGE_BYTES))
+
 ExitOf = Callable[[], Awaitable[tuple[int, int] | None]]
 
 
@@ -48,7 +51,8 @@ class ChildJob:
         exit_of: ExitOf,
         forget: Callable[[ChildJob], None],
     ) -> None:
-        self._channel = trio.socket.from_stdlib_socket(channel)
+        channel.setblocking(False)
+        self._channel = channel
         self._pidfd = pidfd
         self._arena = arena
         self._terms = terms
@@ -149,9 +153,7 @@ class ChildJob:
                 raise ExecutionFault(
                     "crash", f"this machine has no memory for the input: {error}"
                 ) from error
-        # A child that is gone shows when the answer is awaited, with the reason.
-        with suppress(OSError):
-            await self._channel.send(msgspec.msgpack.encode([self._request, payload]))
+        await self._send(msgspec.msgpack.encode([self._request, payload]))
         reply = await self._answer(self._wall_ms, self._terms.cpu_ms)
         wall_ms = math.ceil(self._stopwatch.elapsed() * 1000)
         if not isinstance(reply, Done):
@@ -163,10 +165,7 @@ class ChildJob:
         """The child's next message, within its limits; a fault it reports is raised."""
         self._stopwatch.start(wall_ms / 1000)
         with self._stopwatch.scope as scope:
-            try:
-                data, _, flags, _ = await self._channel.recvmsg(MAX_MESSAGE_BYTES)
-            except OSError:
-                data, flags = b"", 0
+            data, flags = await self._receive()
         if scope.cancelled_caught:
             await self._end()
             raise ExecutionFault("wall", f"it took longer than {wall_ms} ms on this machine")
@@ -181,6 +180,25 @@ class ChildJob:
         if isinstance(reply, Fault):
             raise reply.to_execution_fault()
         return reply
+
+    async def _send(self, request: bytes) -> None:
+        """A child that is gone shows when the answer is awaited, with the reason."""
+        with suppress(OSError):
+            try:
+                # Nearly always there is room; trio's own socket would go through its loop first.
+                self._channel.send(request)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._channel)
+                self._channel.send(request)
+
+    async def _receive(self) -> tuple[bytes, int]:
+        """The child's next message and its flags; nothing if it hung up."""
+        try:
+            await trio.lowlevel.wait_readable(self._channel)
+            size, _, flags, _ = self._channel.recvmsg_into([_message])
+        except OSError:
+            return b"", 0
+        return bytes(_message[:size]), flags
 
     async def _outputs(self, payload: bytes | int) -> bytes:
         limit = self._terms.output_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ def live(terms: Terms, origin: Origin, fds: tuple[int, int, int, int]) -> None:
     inputs = SharedMapping(input_fd, terms.input_capacity)
     outputs = SharedMapping(output_fd, terms.output_capacity, writable=True)
     keep_only(channel_fd, origin.null_fd)
+    channel = io.FileIO(CHANNEL, closefd=False)
     lock_down(terms, origin.server, origin.memory, origin.locks)
 
     budget = CpuBudget()
@@ -61,8 +63,9 @@ def live(terms: Terms, origin: Origin, fds: tuple[int, int, int, int]) -> None:
         return
     model_bytes.unmap()
 
-    while request := os.read(CHANNEL, MAX_MESSAGE_BYTES + 1):
-        number, payload = msgpack.unpackb(request)
+    message = memoryview(bytearray(MAX_MESSAGE_BYTES + 1))
+    while size := channel.readinto(message):
+        number, payload = msgpack.unpackb(message[:size])
         started = time.process_time()
         budget.start(terms.cpu_ms)
         bundle = inputs.view[:payload] if isinstance(payload, int) else memoryview(payload)
