@@ -202,6 +202,7 @@ def test_interrupting_a_watch_leaves_the_job_alone(node: FakeNode) -> None:
         out, err = process.communicate(timeout=30)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == ExitCode.INTERRUPTED
     assert json.loads(out)["error"]["code"] == ExitCode.INTERRUPTED
     assert "Traceback" not in err

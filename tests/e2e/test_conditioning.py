@@ -13,7 +13,7 @@ import trio
 from onnx import TensorProto, helper
 
 from p2pfleet import conditioning, publishing
-from p2pfleet.adapters.sandbox.unconfined import open_unconfined
+from p2pfleet.adapters.sandbox import SandboxConfig, open_sandbox
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.conditioning import (
     HALF_STEP,
@@ -33,6 +33,8 @@ from tests.adapters.sandbox import models
 from tests.adapters.sandbox.models import arrays, bundle
 from tests.e2e.local import document, p2pfleet, publisher
 
+# At normal priority: a busy machine must not make it slow.
+CONFIG = SandboxConfig(idle=False, nice=0)
 LIMITS = Limits(memory_bytes=2**28, cpu_ms=10_000, output_bytes=2**20)
 F32 = np.float32
 
@@ -285,7 +287,7 @@ JOBS: dict[str, tuple[bytes, dict[str, Any], str]] = {
 @guarded
 async def test_real_units_are_told_apart() -> None:
     found: dict[str, Conditioning] = {}
-    async with open_unconfined() as sandbox:
+    async with open_sandbox(CONFIG) as sandbox:
         for name, (model, given, _) in JOBS.items():
             child = await sandbox.load(model, LIMITS)
             found[name] = await examine(child, bundle(**given))
@@ -306,7 +308,7 @@ async def prepared(folder: Path, model: bytes, given: dict[str, Any], **terms: A
     request = SubmitRequest(
         str(folder / "model.onnx"), (str(folder / "first.npz"),), "job", **terms
     )
-    async with open_unconfined() as sandbox:
+    async with open_sandbox(CONFIG) as sandbox:
         packs = FilePacks(folder / "packs", 2**30, 0)
         draft = await prepare(
             request,

@@ -182,16 +182,23 @@ def test_the_liar_loses_its_vote_and_the_others_do_not(net: Testnet, tmp_path: P
 
 
 def test_a_model_that_fails_is_reported_with_its_reason(net: Testnet, tmp_path: Path) -> None:
-    """More output than the manifest allows: every volunteer says so, and the unit has failed."""
+    """More output than the manifest allows: every volunteer says so, and the unit has failed.
+
+    The first unit is a small one: that one the publisher tries by itself.
+    """
     model = affine_model(tmp_path / "model.onnx", width=512)
-    files = inputs(tmp_path / "in", 1, rows=1024, width=512)
+    files = [
+        *inputs(tmp_path / "a", 1, rows=8, width=512),
+        *inputs(tmp_path / "b", 1, rows=1024, width=512),
+    ]
     done = p2pfleet(
         "submit", model, *files, "--network", net.network, "--data-dir", tmp_path / "data",
         "--output-mb", "1", "--output", tmp_path / "out", "--json",
     )  # fmt: skip
     assert done.returncode == 1
     job = json.loads(done.stdout)["job"]
-    assert job["failed"] == 1
+    assert (job["settled"], job["failed"]) == (1, 1)
+    assert job["failures"][0]["unit"] == 1
     assert "output" in job["failures"][0]["reason"]
 
 
