@@ -33,7 +33,6 @@ from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId
-from p2pfleet.core.model.job import Limits
 from p2pfleet.core.wire.messages import job_id
 from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
 from p2pfleet.core.wire.verified import (
@@ -130,18 +129,12 @@ async def _running(
     packs: FilePacks,
     liar: bool,
 ) -> AsyncIterator[RunningNode]:
+    most = config.unit_limits
     sandbox_config = SandboxConfig(
-        memory_bytes=config.memory_mb * 2**20,
-        cpu_ms=config.unit_cpu_s * 1000,
-        contrib_ops=config.contrib_ops,
+        memory_bytes=most.memory_bytes, cpu_ms=most.cpu_ms, contrib_ops=config.contrib_ops
     )
     network_config = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap)
     recorder = Recorder(config.data_dir / "recording") if config.recording else None
-    most = Limits(
-        memory_bytes=config.memory_mb * 2**20,
-        cpu_ms=config.unit_cpu_s * 1000,
-        output_bytes=min(config.memory_mb * 2**20, 2**32),
-    )
     async with (
         open_executors(sandbox_config) as executors,
         open_network(

@@ -24,6 +24,7 @@ from msgspec import Meta
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.capability import Version
 from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
+from p2pfleet.core.model.job import Limits
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters, SignedRequirement
 
 NODE_FILE = "node.toml"
@@ -71,6 +72,16 @@ class NodeConfig(msgspec.Struct, frozen=True):
     trusted_publishers: tuple[PeerId, ...] = ()
     log_level: str = "info"
     recording: bool = False
+
+    @property
+    def unit_limits(self) -> Limits:
+        """What one unit may use at most, whatever its job asks for."""
+        memory_bytes = self.memory_mb * 2**20
+        return Limits(
+            memory_bytes=memory_bytes,
+            cpu_ms=self.unit_cpu_s * 1000,
+            output_bytes=min(memory_bytes, 2**32),
+        )
 
 
 class ConfigError(P2pfleetError):

@@ -15,7 +15,7 @@ from p2pfleet.config import NodeConfig, load_config
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.model.ids import JobId, cid_from_sha256
-from p2pfleet.core.model.job import BlobRef, Limits
+from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.verified import VerifiedManifest, VerifiedRequirement
 from p2pfleet.ports import StoredJob
 from p2pfleet.runtime.signing import open_sealed
@@ -64,11 +64,7 @@ async def _run_stored(
             f"The job is damaged in the store: {error}.", "Fetch it anew.", ExitCode.DAMAGED
         ) from error
     assert isinstance(opened, VerifiedManifest)
-    most = Limits(
-        memory_bytes=config.memory_mb * 2**20,
-        cpu_ms=config.unit_cpu_s * 1000,
-        output_bytes=min(config.memory_mb * 2**20, 2**32),
-    )
+    most = config.unit_limits
     sandbox_config = SandboxConfig(
         memory_bytes=most.memory_bytes, cpu_ms=most.cpu_ms, contrib_ops=config.contrib_ops
     )

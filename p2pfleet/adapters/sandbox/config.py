@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from p2pfleet.adapters.sandbox.inside.terms import Terms
 from p2pfleet.core.model.job import Limits
+from p2pfleet.ports import ExecutionFault
 
 Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 
@@ -61,8 +62,17 @@ class SandboxConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether to use namespaces where the machine allows it; ``False`` makes the grade B."""
 
     def terms(self, limits: Limits, model_bytes: int) -> Terms:
-        """The limits of a child for a job with ``limits`` and a model of so many bytes."""
+        """The limits of a child for a job with ``limits`` and a model of so many bytes.
+
+        Raises :class:`ExecutionFault` if there is no room for such a model.
+        """
         memory_bytes = min(limits.memory_bytes, self.memory_bytes)
+        if model_bytes > memory_bytes:
+            raise ExecutionFault(
+                "memory",
+                f"the model of {model_bytes} bytes is larger than the memory limit of "
+                f"{memory_bytes}",
+            )
         return Terms(
             memory_bytes=memory_bytes,
             cpu_ms=min(limits.cpu_ms, self.cpu_ms),

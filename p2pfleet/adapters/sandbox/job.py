@@ -22,6 +22,7 @@ from p2pfleet.adapters.sandbox.replies import (
     Ready,
     Reply,
     check_outputs,
+    loaded,
     parse_reply,
 )
 from p2pfleet.adapters.sandbox.stopwatch import Stopwatch
@@ -77,10 +78,8 @@ class ChildJob:
         with self._occupied():
             try:
                 reply = await self._answer(self._load_wall_ms, self._terms.load_cpu_ms)
-                if not isinstance(reply, Ready):
-                    raise await self._misbehaved("an answer to nothing")
                 try:
-                    self._signature = reply.signature()
+                    self._signature = loaded(reply)
                 except BadReply as error:
                     raise await self._misbehaved(str(error)) from error
             except BaseException:

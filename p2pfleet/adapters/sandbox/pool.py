@@ -104,12 +104,6 @@ class SandboxPool:
         if self.report.capability.grade == "none":
             raise ExecutionFault("crash", f"nothing is run here: {self.report.reason}")
         terms = self._config.terms(limits, len(model))
-        if len(model) > terms.memory_bytes:
-            raise ExecutionFault(
-                "memory",
-                f"the model of {len(model)} bytes is larger than the memory limit of "
-                f"{terms.memory_bytes}",
-            )
         try:
             model_fd = await sealed_model(model)
         except OSError as error:

@@ -70,6 +70,14 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 Reply = Ready | Done | Fault
 
+
+def loaded(reply: Reply) -> ModelSignature:
+    """The signature in the answer to loading a model. Raises :class:`BadReply`."""
+    if not isinstance(reply, Ready):
+        raise BadReply("an answer to nothing")
+    return reply.signature()
+
+
 _decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 

@@ -36,6 +36,7 @@ from p2pfleet.adapters.sandbox.replies import (
     Fault,
     Ready,
     check_outputs,
+    loaded,
     parse_reply,
 )
 from p2pfleet.adapters.sandbox.stopwatch import Stopwatch
@@ -110,12 +111,6 @@ class UnconfinedSandbox:
     async def start(self, model: bytes, limits: Limits) -> UnconfinedJob:
         """A child that will be given the model; see the port."""
         terms = self._config.terms(limits, len(model))
-        if len(model) > terms.memory_bytes:
-            raise ExecutionFault(
-                "memory",
-                f"the model of {len(model)} bytes is larger than the memory limit of "
-                f"{terms.memory_bytes}",
-            )
         if self._closing.is_set():
             raise ExecutionFault("killed", "the executor is closed")
         try:
@@ -177,10 +172,8 @@ class UnconfinedJob:
                     ["job", list(self._terms), len(model)], model, self._load_wall_ms,
                     self._terms.load_cpu_ms,
                 )  # fmt: skip
-                if not isinstance(reply, Ready):
-                    raise _misbehaved("an answer to nothing")
                 try:
-                    self._signature = reply.signature()
+                    self._signature = loaded(reply)
                 except BadReply as error:
                     raise _misbehaved(str(error)) from error
             except BaseException:
