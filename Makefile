@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format long soak conformance fuzz bench-sandbox lock release clean
+.PHONY: help setup demo test lint format long soak sim conformance fuzz bench-sandbox lock release clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,7 @@ help:
 	@echo 'make format   let ruff rewrite what it can'
 	@echo 'make long     the tests that take over a minute each'
 	@echo 'make soak     the tests that run for hours'
+	@echo 'make sim      all scenarios in the simulator, 20 seeds each, twice (make sim SEEDS=100)'
 	@echo 'make conformance, make fuzz, make bench-sandbox'
 	@echo '              the sandbox against all of ONNX'"'"'s own tests, against mutated models'
 	@echo '              (make fuzz SEED=7 SECONDS=600), and against the clock'
@@ -94,6 +95,21 @@ test: lint
 long soak: $(VENV)/.stamp
 	@$(BIN)/python -m pytest -m $@ $(ARGS) || { \
 	    status=$$?; [ $$status -eq 5 ] && echo 'No test is marked "$@" yet.' || exit $$status; }
+
+# ---- the simulator -----------------------------------------------------------------------------
+
+# Twice, under different orders of Python's sets: the traces must not differ in a single bit.
+SEEDS := 20
+TRACES := build/sim
+
+sim: $(VENV)/.stamp
+	@mkdir -p $(TRACES)
+	@echo 'under PYTHONHASHSEED=1:'
+	@PYTHONHASHSEED=1 $(BIN)/p2pfleet sim all --seeds $(SEEDS) --traces $(TRACES)/1.txt $(ARGS)
+	@echo 'under PYTHONHASHSEED=2:'
+	@PYTHONHASHSEED=2 $(BIN)/p2pfleet sim all --seeds $(SEEDS) --traces $(TRACES)/2.txt $(ARGS) \
+	    >/dev/null
+	@cmp $(TRACES)/1.txt $(TRACES)/2.txt && echo "The trace hashes of both are equal."
 
 # ---- the sandbox -----------------------------------------------------------------------------
 

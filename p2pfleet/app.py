@@ -92,7 +92,8 @@ async def open_node(config: NodeConfig, *, liar: bool = False) -> AsyncIterator[
 
     ``liar`` makes it vote for wrong outputs; only a testnet's nodes can be told to. Raises
     :class:`P2pfleetError` when the data folder, the store, an address or the sandbox cannot be
-    used, or the network's owner did not sign what the network file asks for.
+    used, its identity does not fit the network, or the network's owner did not sign what the
+    network file asks for.
     """
     if liar and not config.network.parameters.testnet:
         raise P2pfleetError(
@@ -105,7 +106,13 @@ async def open_node(config: NodeConfig, *, liar: bool = False) -> AsyncIterator[
     _use_few_arenas()
     clock = SystemClock()
     with lock_data_dir(config.data_dir) as folder:
-        seed = load_or_create_identity(folder / "identity.key")
+        # In a thread, for a key that fits may take its time; a cancelled node makes none.
+        seed = await trio.to_thread.run_sync(
+            load_or_create_identity,
+            folder / "identity.key",
+            config.network.terms,
+            lambda drawn, seconds: trio.from_thread.check_cancelled(),
+        )
         signer = Signer(seed)
         store = SqliteStore.open(folder / "node.sqlite")
         try:
@@ -141,7 +148,7 @@ async def _running(
             network_config,
             seed=seed,
             network=config.network.id,
-            validator=announcement_validator(config.network.id, clock),
+            validator=announcement_validator(config.network.terms, clock),
             addresses=store,
             blobs=packs,
             clock=clock,
@@ -174,7 +181,14 @@ async def _running(
             return await run_unit(*what, packs=packs, sandbox=sandbox, own=own, **how)
 
         driver = Driver(
-            Node.create(signer.peer, config.network.id, config.slots, config.roles, consent),
+            Node.create(
+                signer.peer,
+                config.network.id,
+                config.slots,
+                config.roles,
+                consent,
+                config.network.parameters.puzzle_bits,
+            ),
             store=store,
             network=network,
             workshop=workshop,

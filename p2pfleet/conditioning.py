@@ -31,16 +31,16 @@ import msgspec
 import numpy as np
 import trio
 
+from p2pfleet.core.model.comparison import RELATIVE_UNIT
 from p2pfleet.core.model.ids import sha256
+from p2pfleet.core.rules.comparison import DEFAULTS, FLOATS, Allowance, within
 from p2pfleet.core.wire.tensors import Tensor, decode_bundle, encode_bundle
 from p2pfleet.ports import Execution, ExecutionFault, SandboxJob
+from p2pfleet.runtime.comparison import changed, distance
 
 STEP = 1e-6
 HALF_STEP = 2.0**-10
 AMPLIFICATION = 100
-FLOOR = 1e-5
-HALF_ALLOWANCE = 2e-3
-FLOATS = ("float16", "float32", "float64")
 LONG_UNIT_MS = 100_000
 """A unit that runs longer than this is not run again: somebody is waiting for an answer."""
 
@@ -186,30 +186,26 @@ def _difference(one: Tensor, two: Tensor, step: float) -> str:
         return f"its shape changes from {list(one.shape)} to {list(two.shape)}"
     if one.data == two.data:
         return ""
-    a, b = _array(one), _array(two)
     if one.dtype not in FLOATS:
-        return f"{np.count_nonzero(a != b)} of {a.size} elements change"
-    finite = np.isfinite(a)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.all(
-        np.isfinite(b[finite])
-    ):
+        return f"{changed(one, two)} of {_elements(one)} elements change"
+    found = distance(one, two)
+    if found is None:
         return "NaNs or infinities come or go"
-    if not finite.any():
+    if within(found.diff, found.ref, _allowance(one.dtype, step)):
         return ""
-    # In float64, where the difference of any two float32 values has room; of float64 ones it may
-    # overflow to infinity, which is a difference as well.
-    ref, found = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    with np.errstate(over="ignore"):
-        diff = float(np.max(np.abs(found - ref)))
-    largest = float(np.max(np.abs(ref)))
-    relative = AMPLIFICATION * step
-    if one.dtype == "float16":
-        # A step of 1e-6 allows what the rule says; one that half precision forces allows more.
-        relative = HALF_ALLOWANCE if step == STEP else max(HALF_ALLOWANCE, relative)
-    allowed = relative * largest + (0.0 if one.dtype == "float16" else FLOOR)
-    if diff <= allowed:
-        return ""
-    return f"it moves by {diff:.2g} where its largest element is {largest:.2g}"
+    return f"it moves by {found.diff:.2g} where its largest element is {found.ref:.2g}"
+
+
+def _allowance(dtype: str, step: float) -> Allowance:
+    """What volunteers are allowed by default, or as much as ``step`` makes of it.
+
+    Doubles are moved by as much as single precision, and so are allowed as much.
+    """
+    rule = DEFAULTS["float16" if dtype == "float16" else "float32"]
+    if step == STEP:
+        return rule
+    amplified = round(AMPLIFICATION * step * RELATIVE_UNIT)
+    return Allowance(rule.absolute, max(rule.relative, amplified))
 
 
 def _named(verdicts: tuple[OutputVerdict, ...]) -> str:

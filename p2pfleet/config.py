@@ -25,7 +25,12 @@ from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.capability import Version
 from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
 from p2pfleet.core.model.job import Limits
-from p2pfleet.core.model.network import NetworkFile, NetworkParameters, SignedRequirement
+from p2pfleet.core.model.network import (
+    MAX_PUZZLE_BITS,
+    NetworkFile,
+    NetworkParameters,
+    SignedRequirement,
+)
 
 NODE_FILE = "node.toml"
 NETWORK_FILE = "network.toml"
@@ -120,6 +125,7 @@ _NETWORK_KEYS: dict[str, Any] = {
 _PARAMETER_KEYS: dict[str, Any] = {
     "testnet": bool,
     "owner": Annotated[str, Meta(max_length=80)],
+    "puzzle_bits": Annotated[int, Meta(ge=0, le=MAX_PUZZLE_BITS)],
 }
 _REQUIREMENT_KEYS: dict[str, Any] = {
     "onnxruntime": Version,
@@ -313,6 +319,7 @@ def save_network(path: Path, network: NetworkFile) -> None:
         "",
         "[parameters]",
         f"testnet = {'true' if network.parameters.testnet else 'false'}",
+        f"puzzle_bits = {network.parameters.puzzle_bits}",
     ]
     if network.parameters.owner is not None:
         lines.append(f"owner = {_quoted(peer_text(network.parameters.owner))}")

@@ -46,7 +46,7 @@ def identities(case: dict[str, Any]) -> Iterator[Any]:
 
 
 def networks(case: dict[str, Any]) -> Iterator[Any]:
-    parameters = case["name"], case["testnet"], case["owner"]
+    parameters = case["name"], case["testnet"], case["owner"], case["puzzle_bits"]
     data = rules.network_bytes(*parameters)
     if "refused" in case:
         yield refusal(lambda: rules.decode(data, "network")), case["refused"]
@@ -54,10 +54,19 @@ def networks(case: dict[str, Any]) -> Iterator[Any]:
     name = rules.network_id(*parameters)
     yield data.hex(), case["encoding"]
     read = rules.decode(data, "network")
-    yield (read["name"], read["testnet"], read["owner"]), parameters
+    names = ("name", "testnet", "owner", "puzzle_bits")
+    yield tuple(read[one] for one in names), parameters
     yield name, case["id"]
     yield f"/p2pfleet/1/{name[:32]}/announcements", case["topic"]
     yield (b"/p2pfleet/1/rendezvous/" + bytes.fromhex(name)).hex(), case["rendezvous_key"]
+
+
+def puzzles(case: dict[str, Any]) -> Iterator[Any]:
+    network = rules.network_id(**case["network"])
+    yield network, case["network_id"]
+    yield rules.puzzle(network, case["key"]), (case["digest"], case["zero_bits"])
+    fits = rules.fits(network, case["key"], case["network"]["puzzle_bits"])
+    yield fits, case["fits"]
 
 
 def cids(case: dict[str, Any]) -> Iterator[Any]:
@@ -109,7 +118,8 @@ def records(case: dict[str, Any]) -> Iterator[Any]:
     name, record = rules.verified(case["record"])
     yield name, case["hash"]
     network = rules.network_id(**case["network"])
-    yield rules.judge_record(record, network, case["wall_ms"]), case["verdict"]
+    bits = case["network"]["puzzle_bits"]
+    yield rules.judge_record(record, network, bits, case["wall_ms"]), case["verdict"]
 
 
 def requirements(case: dict[str, Any]) -> Iterator[Any]:
@@ -129,8 +139,8 @@ def jobs(case: dict[str, Any]) -> Iterator[Any]:
     job, manifest = rules.verified(case["manifest"])
     yield job, case["job"]
     if case["judged"] == "manifest":
-        network = rules.network_id(**case["network"])
-        yield rules.judge_manifest(manifest, network, case["wall_ms"]), case["verdict"]
+        network, bits = rules.network_id(**case["network"]), case["network"]["puzzle_bits"]
+        yield rules.judge_manifest(manifest, network, bits, case["wall_ms"]), case["verdict"]
     elif case["judged"] == "table":
         data = bytes.fromhex(case["table"])
         yield rules.sha(data), case["sha256"]
@@ -138,8 +148,11 @@ def jobs(case: dict[str, Any]) -> Iterator[Any]:
     else:
         name, body = rules.verified(case["sealed"])
         yield name, case["hash"]
-        judge = rules.judge_closure if case["judged"] == "closure" else rules.judge_frame
-        yield judge(body, manifest), case["verdict"]
+        if case["judged"] == "closure":
+            yield rules.judge_closure(body, manifest), case["verdict"]
+        else:
+            bits = case["network"]["puzzle_bits"]
+            yield rules.judge_frame(body, manifest, bits), case["verdict"]
 
 
 def frames(case: dict[str, Any]) -> Iterator[Any]:
@@ -200,8 +213,9 @@ def reputation(case: dict[str, Any]) -> Iterator[Any]:
 
 
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
-    "identities": identities, "networks": networks, "cids": cids, "job_ids": job_ids,
-    "messages": messages, "refused": refused, "sealed": sealed, "bundles": bundles,
+    "identities": identities, "networks": networks, "puzzles": puzzles,
+    "cids": cids, "job_ids": job_ids, "messages": messages, "refused": refused,
+    "sealed": sealed, "bundles": bundles,
     "records": records, "requirements": requirements, "versions": versions,
     "jobs": jobs, "frames": frames, "claims": claims,
     "decisions": decisions, "certificates": certificates, "reputation": reputation,

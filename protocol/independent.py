@@ -157,7 +157,8 @@ BLOB_MESSAGE = tagged(
 )
 NETWORK = tagged(
     ("p2pfleet/1/network", "NetworkParameters",
-     record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean, owner=nullable(HASH))),
+     record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean, owner=nullable(HASH),
+            puzzle_bits=whole(0, 40))),
 )  # fmt: skip
 TABLE = record(
     packs=many(CID, 1, 1024),
@@ -272,13 +273,24 @@ def verified(given: str) -> tuple[str, dict[str, Any]]:
     return sha(bytes.fromhex(sealed["body"])), open_sealed(sealed)
 
 
-def network_bytes(name: str, testnet: bool, owner: str | None) -> bytes:
+def network_bytes(name: str, testnet: bool, owner: str | None, puzzle_bits: int) -> bytes:
     key = None if owner is None else bytes.fromhex(owner)
-    return bytes(msgpack.packb(["p2pfleet/1/network", name, testnet, key]))
+    return bytes(msgpack.packb(["p2pfleet/1/network", name, testnet, key, puzzle_bits]))
 
 
-def network_id(name: str, testnet: bool, owner: str | None) -> str:
-    return sha(network_bytes(name, testnet, owner))
+def network_id(name: str, testnet: bool, owner: str | None, puzzle_bits: int) -> str:
+    return sha(network_bytes(name, testnet, owner, puzzle_bits))
+
+
+def puzzle(network: str, key: str) -> tuple[str, int]:
+    """The hash, and how many zero bits it begins with."""
+    digest = sha(b"p2pfleet-puzzle-1:" + bytes.fromhex(network + key))
+    bits = "".join(f"{byte:08b}" for byte in bytes.fromhex(digest))
+    return digest, len(bits) - len(bits.lstrip("0"))
+
+
+def fits(network: str, key: str, bits: int) -> bool:
+    return puzzle(network, key)[1] >= bits
 
 
 # ---- jobs.md, frames.md ----------------------------------------------------------------------
@@ -300,10 +312,12 @@ def judge_times(issued: int, expires: int, longest: int, wall_ms: int) -> tuple[
     return wrong, late
 
 
-def judge_record(peer: dict[str, Any], network: str, wall_ms: int) -> str:
+def judge_record(peer: dict[str, Any], network: str, bits: int, wall_ms: int) -> str:
     wrong, late = judge_times(peer["issued_ms"], peer["expires_ms"], DAY_MS, wall_ms)
     if peer["network"] != network:
         return "reject network"
+    if not fits(network, peer["peer"], bits):
+        return "reject puzzle"
     return [*wrong, *late, "accept"][0]
 
 
@@ -335,11 +349,13 @@ def version_fits(version: str, minimum: str) -> bool:
     return bool(have) and [*have, 0, 0, 0][:4] >= [*numbers(minimum), 0, 0, 0][:4]
 
 
-def judge_manifest(manifest: dict[str, Any], network: str, wall_ms: int) -> str:
+def judge_manifest(manifest: dict[str, Any], network: str, bits: int, wall_ms: int) -> str:
     times = manifest["issued_ms"], manifest["expires_ms"]
     wrong, late = judge_times(*times, 30 * DAY_MS, wall_ms)
     if manifest["network"] != network:
         return "reject network"
+    if not fits(network, manifest["publisher"], bits):
+        return "reject puzzle"
     if manifest["stop"]["replicas_max"] < manifest["stop"]["quorum"]:
         wrong.append("reject quorum")
     if not all(manifest[one].startswith(CID_PREFIX.hex()) for one in ("model", "table")):
@@ -359,9 +375,11 @@ def judge_closure(closure: dict[str, Any], manifest: dict[str, Any]) -> str:
     return "accept" if closure["publisher"] == manifest["publisher"] else "reject publisher"
 
 
-def judge_frame(frame: dict[str, Any], manifest: dict[str, Any]) -> str:
+def judge_frame(frame: dict[str, Any], manifest: dict[str, Any], bits: int) -> str:
     if frame["network"] != manifest["network"]:
         return "reject network"
+    if not fits(frame["network"], frame["author"], bits):
+        return "reject puzzle"
     if frame["author"] == manifest["publisher"]:
         return "reject publisher"
     units = [unit for one in frame["entries"] for unit in one.get("units", [one.get("unit")])]

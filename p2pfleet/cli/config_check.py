@@ -28,7 +28,11 @@ def check(output: Output, place: Place, profile: str | None) -> None:
     found = load_config(file, data_dir=place.folder, network=place.network)
     document = config_document(found)
     name = found.network.parameters.name
-    flat = {**document, "network": f"{name} ({found.network.id.hex()[:8]})"}
+    flat = {
+        **document,
+        "network": f"{name} ({found.network.id.hex()[:8]})",
+        "puzzle_bits": found.network.parameters.puzzle_bits,
+    }
     output.result(
         {"ok": True, "config": document},
         [f"{key:<20}{_text(value)}" for key, value in flat.items()],
@@ -50,6 +54,7 @@ def config_document(found: NodeConfig) -> dict[str, object]:
         "testnet": parameters.testnet,
         "id": found.network.id.hex(),
         "owner": None if parameters.owner is None else peer_text(parameters.owner),
+        "puzzle_bits": parameters.puzzle_bits,
         "onnxruntime_min": None if requirement is None else requirement.onnxruntime,
     }
     return document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from p2pfleet.config import (
 )
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.puzzle import DEFAULT_BITS
 
 PROFILES = ("vehicle", "volunteer", "publisher", "bootstrap")
-DEFAULT_NETWORK = NetworkFile(NetworkParameters("p2pfleet"))
+DEFAULT_NETWORK = NetworkFile(NetworkParameters("p2pfleet", puzzle_bits=DEFAULT_BITS))
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def join_network(folder: Path, network: NetworkFile) -> None:
     """Make ``folder`` (made 0700 if missing) belong to ``network``, for good.
 
     Bootstrap addresses and what the owner asks for may be others than before; another network is
-    refused, since identity, jobs and reputation in the folder mean nothing there, and so is a
-    requirement that the network's owner did not sign.
+    refused, since identity, jobs and reputation in the folder mean nothing there, and so are a
+    requirement that the network's owner did not sign and a network that the identity in the folder
+    does not fit.
     """
     known = remembered_network(folder)
     if known == network:
@@ -77,6 +80,10 @@ def join_network(folder: Path, network: NetworkFile) -> None:
 
         opened_requirement(network)
     make_folder(folder)
+    if known is None and os.path.lexists(folder / "identity.key"):
+        from p2pfleet.adapters.store import load_or_create_identity
+
+        load_or_create_identity(folder / "identity.key", network.terms)
     save_network(folder / NETWORK_FILE, network)
 
 

@@ -11,10 +11,11 @@ from p2pfleet.cli.folders import (
     DEFAULT_NETWORK,
     PROFILES,
     Place,
-    make_folder,
+    join_network,
     remembered_network,
     set_up,
 )
+from p2pfleet.cli.identity_making import make_identity
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import Output, exit_codes
 from p2pfleet.config import NODE_FILE, default_data_dir, load_network
@@ -36,15 +37,18 @@ def init(output: Output, place: Place, profile: str) -> None:
     With --network the folder belongs to that network. The identity is made once and never
     replaced; back it up.
     """
-    from p2pfleet.adapters.store import load_or_create_identity, peer_of
+    from p2pfleet.adapters.store import peer_of
 
     # Here --network says what the folder is to become, not which of several is meant.
     folder = replace(place, network=None).folder if place.data_dir else default_data_dir()
     given = load_network(place.network) if place.network else None
     network = given or remembered_network(folder) or DEFAULT_NETWORK
+    if not (folder / NODE_FILE).exists():
+        # Before the configuration: an init that was interrupted meanwhile can be begun again.
+        join_network(folder, network)
+        make_identity(output, folder, network)
     set_up(folder, profile, network)
-    make_folder(folder)
-    peer = peer_text(peer_of(load_or_create_identity(folder / "identity.key")))
+    peer = peer_text(peer_of(make_identity(output, folder, network)))
     go_on = next_command(profile, place.data_dir)
     lines = [
         f"peer id   {peer}",

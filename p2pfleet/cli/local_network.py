@@ -104,8 +104,8 @@ class LocalNetwork:
                     f"a testnet runs in {self.directory} already.",
                     f"Stop it first: p2pfleet testnet down --dir {self.directory}",
                 )
-            name, port = self._earlier()
-            network = NetworkFile(NetworkParameters(name, testnet=True))
+            parameters, port = self._earlier()
+            network = NetworkFile(parameters)
             save_network(self.network_file, network)
             self.nodes = self.nodes[:0]
             try:
@@ -125,10 +125,10 @@ class LocalNetwork:
                     self._stop()
                 raise
 
-    def _earlier(self) -> tuple[str, int]:
-        """Name of the network and port of node 0 to use: the earlier ones where there are any."""
+    def _earlier(self) -> tuple[NetworkParameters, int]:
+        """The network and the port of node 0 to use: the earlier ones where there are any."""
         if not self.network_file.exists():
-            return f"testnet-{secrets.token_hex(4)}", 0
+            return NetworkParameters(f"testnet-{secrets.token_hex(4)}", testnet=True), 0
         network = load_network(self.network_file)
         if not network.parameters.testnet:
             raise P2pfleetError(
@@ -141,7 +141,7 @@ class LocalNetwork:
             with suppress(ValueError, IndexError):
                 port = int(address.split("/")[4])
         # Publishers remember the bootstrap address, so it should stay if it can.
-        return network.parameters.name, port if port and _is_free(port) else 0
+        return network.parameters, port if port and _is_free(port) else 0
 
     def _start(
         self,

@@ -37,6 +37,7 @@ _COMMANDS = {
     "reputation": "control:reputation",
     "testnet": "testnet:testnet",
     "demo": "demo:demo",
+    "sim": "sim:sim",
 }
 
 

@@ -14,7 +14,8 @@ from p2pfleet.cli.output import Output, exit_codes
 from p2pfleet.config import default_data_dir, load_network, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
-from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.network import MAX_PUZZLE_BITS, NetworkFile, NetworkParameters
+from p2pfleet.core.model.puzzle import DEFAULT_BITS, fits
 
 if TYPE_CHECKING:
     from p2pfleet.runtime.signing import Signer
@@ -39,6 +40,11 @@ def network() -> None:
     "--owned", is_flag=True,
     help="This folder's identity becomes the owner, who may sign requirements.",
 )  # fmt: skip
+@click.option(
+    "--puzzle-bits", type=click.IntRange(0, MAX_PUZZLE_BITS), metavar="N",
+    help="Work in every identity; one more doubles it, 0 asks for none"
+    f" (default: {DEFAULT_BITS}, some seconds; with --testnet 0).",
+)  # fmt: skip
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="A node to start from.")
 @owners_folder
 @common
@@ -49,6 +55,7 @@ def create(
     name: str,
     testnet: bool,
     owned: bool,
+    puzzle_bits: int | None,
     bootstrap: tuple[str, ...],
     data_dir: Path | None,
 ) -> None:
@@ -58,13 +65,20 @@ def create(
             f"{file} exists already.", "Choose another name, or remove it.", ExitCode.USAGE
         )
     owner = _signer(data_dir).peer if owned else None
-    found = NetworkFile(NetworkParameters(name, testnet, owner), bootstrap)
+    if puzzle_bits is None:
+        puzzle_bits = 0 if testnet else DEFAULT_BITS
+    found = NetworkFile(NetworkParameters(name, testnet, owner, puzzle_bits), bootstrap)
     save_network(file, found)
     try:
         found = load_network(file)
     except P2pfleetError:
         file.unlink(missing_ok=True)
         raise
+    if owner is not None and not fits(found.terms, owner):
+        output.note(
+            "The owner's key is older than the network and does not fit its puzzle. It signs "
+            "requirements all the same; a node of this network needs another --data-dir."
+        )
     _show(output, file, found)
 
 
@@ -119,13 +133,14 @@ def _show(output: Output, file: Path, found: NetworkFile) -> None:
     from p2pfleet.runtime.requirements import opened_requirement
 
     asked = None if found.requirement is None else opened_requirement(found).requirement
-    owner = found.parameters.owner
+    owner, bits = found.parameters.owner, found.parameters.puzzle_bits
     document = {
         "file": str(file.absolute()),
         "name": found.parameters.name,
         "id": found.id.hex(),
         "testnet": found.parameters.testnet,
         "owner": None if owner is None else peer_text(owner),
+        "puzzle_bits": bits,
         "bootstrap": list(found.bootstrap),
         "requirement": None
         if asked is None
@@ -139,6 +154,7 @@ def _show(output: Output, file: Path, found: NetworkFile) -> None:
         "network": f"{found.parameters.name} ({found.id.hex()[:8]})",
         "testnet": "yes" if found.parameters.testnet else "no",
         "owner": document["owner"] or "nobody",
+        "puzzle": f"{bits} bits: {2**bits:,} tries an identity, on average" if bits else "none",
         "requires": "nothing" if asked is None else f"onnxruntime {asked.onnxruntime} or newer",
         "bootstrap": ", ".join(found.bootstrap) or "none",
         "file": document["file"],

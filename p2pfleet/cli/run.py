@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pfleet.cli.folders import Place, join_network, profile_file
+from p2pfleet.cli.identity_making import make_identity
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.logs import log_to_stderr
 from p2pfleet.cli.options import common, located
@@ -90,6 +91,7 @@ def run_node(
     torn = False
     try:
         with Interruptions().raised():
+            make_identity(output, config.data_dir, config.network)
             torn = with_node(
                 config,
                 serve,

@@ -15,6 +15,7 @@ import click
 
 from p2pfleet.cli.control import client_of
 from p2pfleet.cli.folders import Place, join_network, remembered_network, set_up
+from p2pfleet.cli.identity_making import make_identity
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.logs import log_to_file
 from p2pfleet.cli.options import common, located
@@ -338,6 +339,7 @@ def _submit_embedded(
     interrupted = True
     try:
         with Interruptions().raised():
+            make_identity(output, config.data_dir, config.network)
             ended = with_node(
                 config, publish, stop_note=lambda: output.note("stopping (again: at once)")
             )

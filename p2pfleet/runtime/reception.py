@@ -25,6 +25,8 @@ from p2pfleet.core.events import (
     WantedReceived,
 )
 from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.rules.admission import judge_manifest
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import Deliver, FramesSummary, Hello, JobsSummary, Message, Wanted
@@ -54,8 +56,9 @@ BATCH = 64
 Interpreted = Event | tuple[PeerId, Verdict]
 
 
-def announcement_validator(network: NetworkId, clock: Clock) -> Validator:
-    """Judges gossip before it is handed on: manifests and closures of this network, signed."""
+def announcement_validator(terms: NetworkTerms, clock: Clock) -> Validator:
+    """Judges gossip before it is handed on: manifests and closures of this network, signed by
+    keys that fit it."""
 
     def validate(peer: PeerId, data: bytes) -> Verdict:
         del peer
@@ -67,10 +70,12 @@ def announcement_validator(network: NetworkId, clock: Clock) -> Validator:
             return Reject(f"the announcement is malformed: {error}")
         match verified:
             case VerifiedManifest(manifest=manifest):
-                return judge_manifest(manifest, network, clock.wall_ms())
+                return judge_manifest(manifest, terms, clock.wall_ms())
             case VerifiedClosure(closure=closure):
-                if closure.network != network:
+                if closure.network != terms.id:
                     return Reject("the closure belongs to another network")
+                if not fits(terms, closure.publisher):
+                    return Reject("the publisher's key does not fit the network")
                 return ACCEPT
             case _:
                 return Reject("neither a manifest nor a closure")

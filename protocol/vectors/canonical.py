@@ -94,19 +94,22 @@ def identities() -> Iterable[Case]:
 
 
 def networks() -> Iterable[Case]:
-    for name, testnet, owner in (
-        ("main", False, None), ("main", True, None), ("a", False, None),
-        ("0.lab-7.example", False, None), ("x" * 64, True, None), ("main", False, OWNER),
-        ("main", True, OWNER), ("main", True, MALLORY),
+    for name, testnet, owner, bits in (
+        ("main", False, None, 0), ("main", True, None, 0), ("a", False, None, 0),
+        ("0.lab-7.example", False, None, 0), ("x" * 64, True, None, 0), ("main", False, OWNER, 0),
+        ("main", True, OWNER, 0), ("main", True, MALLORY, 0), ("main", False, None, 1),
+        ("main", False, None, 18), ("main", False, OWNER, 40),
     ):  # fmt: skip
-        parameters = NetworkParameters(name, testnet, None if owner is None else owner.peer)
+        parameters = NetworkParameters(name, testnet, None if owner is None else owner.peer, bits)
         network = network_id(parameters)
         whose = "nobody's" if owner is None else f"of {peer_text(owner.peer)}"
         yield {
-            "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}, {whose}",
+            "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}, {whose}, "
+            f"{bits} bits",
             "name": name,
             "testnet": testnet,
             "owner": described(parameters.owner),
+            "puzzle_bits": bits,
             "encoding": encode(parameters).hex(),
             "id": network.hex(),
             "topic": announcements_topic(network),
@@ -118,7 +121,13 @@ def networks() -> Iterable[Case]:
         ("a line feed behind it", "main\n"), ("an underscore", "a_b"),
     ):  # fmt: skip
         yield {
-            "about": about, "name": name, "testnet": False, "owner": None, "refused": "bound"
+            "about": about, "name": name, "testnet": False, "owner": None, "puzzle_bits": 0,
+            "refused": "bound",
+        }  # fmt: skip
+    for bits in (-1, 41):
+        yield {
+            "about": f"{bits} bits", "name": "main", "testnet": False, "owner": None,
+            "puzzle_bits": bits, "refused": "bound",
         }  # fmt: skip
 
 

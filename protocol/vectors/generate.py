@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> None:
     for name, chapter, cases in (
         ("identities", "identity.md", canonical.identities()),
         ("networks", "identity.md", canonical.networks()),
+        ("puzzles", "identity.md", verdicts.puzzles()),
         ("cids", "encoding.md", canonical.cids()),
         ("job_ids", "jobs.md", canonical.job_ids()),
         ("messages", "encoding.md", canonical.messages()),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Digest, PeerId, cid_of, sha256
 from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
-from p2pfleet.core.model.network import NetworkParameters, network_id
+from p2pfleet.core.model.network import NetworkParameters, network_id, network_terms
+from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
     AuthorPosition,
@@ -56,6 +58,21 @@ NETWORK = NetworkParameters("vectors", True)
 OTHER_NETWORK = NetworkParameters("elsewhere", True)
 OWNED_NETWORK = NetworkParameters("vectors", True, OWNER.peer)
 ID = network_id(NETWORK)
+
+
+def _puzzling(name: str, fitting: Sequence[Signer], others: Sequence[Signer]) -> NetworkParameters:
+    """The first network of that name and a number that some of the sample keys fit, others not."""
+    for number in count():
+        found = NetworkParameters(f"{name}-{number}", True, None, 4)
+        terms = network_terms(found)
+        if all(fits(terms, one.peer) for one in fitting) and not any(
+            fits(terms, one.peer) for one in others
+        ):
+            return found
+    raise AssertionError
+
+
+PUZZLE_NETWORK = _puzzling("puzzle", (PUBLISHER, ALICE), (BOB, MALLORY))
 SALT = bytes(range(16))
 PACK = bytes(range(80))
 TABLE = UnitTable(
@@ -173,5 +190,6 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("message", "deliver a requirement", Deliver(OWNER.seal(REQUIREMENT))),
     ("network", "a network of nobody's", NETWORK),
     ("network", "a network that somebody owns", OWNED_NETWORK),
+    ("network", "a network that asks for work", PUZZLE_NETWORK),
     ("table", "a unit table", TABLE),
 )  # fmt: skip

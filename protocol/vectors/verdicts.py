@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from samples import (
     ALICE,
+    BASE,
+    BOB,
     JOB,
     MALLORY,
     MANIFEST,
@@ -16,6 +18,7 @@ from samples import (
     OWNED_NETWORK,
     OWNER,
     PUBLISHER,
+    PUZZLE_NETWORK,
     RECORD,
     REQUIREMENT,
     TABLE,
@@ -24,6 +27,7 @@ from samples import (
 
 from p2pfleet.core.errors import Accept, Verdict
 from p2pfleet.core.machines.frames import FrameLog
+from p2pfleet.core.model import puzzle
 from p2pfleet.core.model.ids import (
     Cid,
     Digest,
@@ -32,7 +36,7 @@ from p2pfleet.core.model.ids import (
     sha256,
 )
 from p2pfleet.core.model.job import FixedQuorum, UnitTable
-from p2pfleet.core.model.network import NetworkParameters, network_id
+from p2pfleet.core.model.network import NetworkParameters, network_id, network_terms
 from p2pfleet.core.rules import admission
 from p2pfleet.core.rules.consent import judge_requirement
 from p2pfleet.core.wire.codec import encode
@@ -56,15 +60,42 @@ def _verdict(verdict: Verdict, check: str) -> str:
 
 def _network(network: NetworkParameters) -> Case:
     owner = None if network.owner is None else network.owner.hex()
-    return {"name": network.name, "testnet": network.testnet, "owner": owner}
+    return {
+        "name": network.name, "testnet": network.testnet, "owner": owner,
+        "puzzle_bits": network.puzzle_bits,
+    }  # fmt: skip
+
+
+def puzzles() -> Iterable[Case]:
+    """The key of each name on a network without a puzzle, on one with, and on a copy of it."""
+    copied = msgspec.structs.replace(PUZZLE_NETWORK, puzzle_bits=5)
+    for network in (NETWORK, PUZZLE_NETWORK, copied):
+        terms = network_terms(network)
+        for name, signer in BASE.items():
+            yield {
+                "about": f"the key of {name} on network {network.name}, {terms.puzzle_bits} bits",
+                "key": signer.peer.hex(),
+                "network": _network(network),
+                "network_id": terms.id.hex(),
+                "digest": sha256(puzzle.PREFIX + terms.id + signer.peer).hex(),
+                "zero_bits": puzzle.work(terms.id, signer.peer),
+                "fits": puzzle.fits(terms, signer.peer),
+            }
 
 
 def records() -> Iterable[Case]:
     replace = msgspec.structs.replace
     issued, expires = RECORD.issued_ms, RECORD.expires_ms
     day = 24 * 3600 * 1000
+    puzzling = replace(RECORD, network=network_id(PUZZLE_NETWORK))
+    bobs = replace(puzzling, peer=BOB.peer)
     for about, check, record, network, wall_ms in (
         ("in time", "", RECORD, NETWORK, issued),
+        ("a key that fits", "", puzzling, PUZZLE_NETWORK, issued),
+        ("a key that does not fit", "puzzle", bobs, PUZZLE_NETWORK, issued),
+        ("a key that does not fit, and expired", "puzzle", bobs, PUZZLE_NETWORK, expires * 2),
+        ("a key that does not fit the network it does not name", "network",
+         replace(bobs, network=network_id(NETWORK)), PUZZLE_NETWORK, issued),
         ("another network", "network", RECORD, OTHER_NETWORK, issued),
         ("expires when issued", "order", replace(RECORD, expires_ms=issued), NETWORK, issued),
         ("a day", "", replace(RECORD, expires_ms=issued + day), NETWORK, issued),
@@ -77,8 +108,8 @@ def records() -> Iterable[Case]:
         ("two minutes early", "", RECORD, NETWORK, issued - 120_000),
         ("earlier", "future", RECORD, NETWORK, issued - 120_001),
     ):  # fmt: skip
-        sealed = ALICE.seal(record)
-        verdict = admission.judge_record(record, network_id(network), wall_ms)
+        sealed = (BOB if record.peer == BOB.peer else ALICE).seal(record)
+        verdict = admission.judge_record(record, network_terms(network), wall_ms)
         yield {
             "about": about,
             "record": encode(sealed).hex(),
@@ -129,9 +160,14 @@ def jobs() -> Iterable[Case]:
     replace = msgspec.structs.replace
     issued, expires = MANIFEST.issued_ms, MANIFEST.expires_ms
     month = 30 * 24 * 3600 * 1000
+    puzzling = replace(MANIFEST, network=network_id(PUZZLE_NETWORK))
+    mallorys = replace(puzzling, publisher=MALLORY.peer)
     manifests: list[tuple[str, str, Any, bool, int]] = [
         ("in time", "", MANIFEST, False, issued),
         ("another network", "network", MANIFEST, True, issued),
+        ("a publisher whose key fits", "", puzzling, False, issued),
+        ("a publisher whose key does not fit", "puzzle", mallorys, False, issued),
+        ("a publisher whose key does not fit, and expired", "puzzle", mallorys, False, expires * 2),
         ("expires when issued", "order", replace(MANIFEST, expires_ms=issued), False, issued),
         ("30 days", "", replace(MANIFEST, expires_ms=issued + month), False, issued),
         ("a millisecond more", "life", replace(MANIFEST, expires_ms=issued + month + 1), False,
@@ -160,9 +196,10 @@ def jobs() -> Iterable[Case]:
         ("two shards", "shards", replace(MANIFEST, shards=2), False, issued),
     ]  # fmt: skip
     for about, check, manifest, elsewhere, wall_ms in manifests:
-        network = OTHER_NETWORK if elsewhere else NETWORK
-        verdict = admission.judge_manifest(manifest, network_id(network), wall_ms)
-        sealed = PUBLISHER.seal(manifest)
+        home = PUZZLE_NETWORK if manifest.network == puzzling.network else NETWORK
+        network = OTHER_NETWORK if elsewhere else home
+        verdict = admission.judge_manifest(manifest, network_terms(network), wall_ms)
+        sealed = (MALLORY if manifest is mallorys else PUBLISHER).seal(manifest)
         yield {
             "about": f"manifest: {about}",
             "judged": "manifest",
@@ -213,6 +250,24 @@ def jobs() -> Iterable[Case]:
             "about": f"frame: {about}",
             "judged": "frame",
             **shared,
+            "network": _network(NETWORK),
+            "sealed": encode(sealed).hex(),
+            "hash": sealed.hash.hex(),
+            "verdict": verdict_,
+        }
+    asked = PUBLISHER.seal(puzzling)
+    for about, verdict_, signer in (
+        ("an author whose key fits", "accept", ALICE),
+        ("an author whose key does not fit", "reject puzzle", BOB),
+    ):
+        written = replace(frame(signer, [Claim((0,))]), network=puzzling.network, job=job_id(asked))
+        sealed = signer.seal(written)
+        yield {
+            "about": f"frame: {about}",
+            "judged": "frame",
+            "manifest": encode(asked).hex(),
+            "job": job_id(asked).hex(),
+            "network": _network(PUZZLE_NETWORK),
             "sealed": encode(sealed).hex(),
             "hash": sealed.hash.hex(),
             "verdict": verdict_,

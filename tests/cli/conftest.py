@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from p2pfleet.cli import folders
 from p2pfleet.cli.main import cli
+from p2pfleet.core.model.network import NetworkFile
 from tests.cli.fake_node import FakeNode, serving
 
 Invoke = Callable[..., Result]
@@ -23,6 +26,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("P2PFLEET_DATA_DIR", str(folder))
     monkeypatch.chdir(tmp_path)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_default_network(monkeypatch: pytest.MonkeyPatch) -> NetworkFile:
+    """The network of those who name none, but for the seconds that its puzzle takes."""
+    parameters = msgspec.structs.replace(folders.DEFAULT_NETWORK.parameters, puzzle_bits=4)
+    quick = NetworkFile(parameters)
+    monkeypatch.setattr("p2pfleet.cli.init.DEFAULT_NETWORK", quick)
+    return quick
 
 
 @pytest.fixture

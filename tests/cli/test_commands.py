@@ -43,7 +43,7 @@ def test_the_commands_are_those_that_scripts_rely_on() -> None:
         "init", "config check", "network create", "network show", "network require", "run",
         "doctor", "status", "pause", "resume", "submit", "job list", "job show", "job watch",
         "job results", "job cancel", "unit run", "verify", "peers", "reputation", "testnet up",
-        "testnet status", "testnet down", "testnet node", "demo",
+        "testnet status", "testnet down", "testnet node", "demo", "sim",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from p2pfleet.config import load_network, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.puzzle import DEFAULT_BITS
 from p2pfleet.runtime.requirements import opened_requirement
 from tests.cli.conftest import Invoke, document
 from tests.cli.fake_node import PEER
@@ -23,8 +24,9 @@ HOME = f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"
 def owned(invoke: Invoke, tmp_path: Path) -> Path:
     """The file of a network whose owner's key lies in the folder ``owner``."""
     created = invoke(
-        "network", "create", "lab.toml", "--name", "lab", "--owned", "--data-dir", "owner"
-    )
+        "network", "create", "lab.toml", "--name", "lab", "--puzzle-bits", 0, "--owned",
+        "--data-dir", "owner",
+    )  # fmt: skip
     assert created.exit_code == 0, created.output
     return tmp_path / "lab.toml"
 
@@ -65,9 +67,50 @@ def test_an_owned_network_names_the_key_of_the_owners_folder(invoke: Invoke, own
     identity = (owned.parent / "owner" / "identity.key").read_text()
     assert shown["owner"] in identity
     assert peer_text(load_network(owned).parameters.owner) == shown["owner"]  # type: ignore[arg-type]
-    again = invoke("network", "create", "2.toml", "--name", "lab", "--owned", "--data-dir", "owner")
+    again = invoke(
+        "network", "create", "2.toml", "--name", "lab", "--puzzle-bits", 0, "--owned",
+        "--data-dir", "owner",
+    )  # fmt: skip
     assert again.exit_code == 0
     assert load_network(owned.parent / "2.toml").id == load_network(owned).id
+
+
+def test_work_is_asked_for_unless_it_is_a_testnet_or_somebody_says_otherwise(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    found = {}
+    for number, arguments in enumerate(
+        ((), ("--testnet",), ("--puzzle-bits", 3), ("--testnet", "--puzzle-bits", 2))
+    ):
+        made = document(
+            invoke("network", "create", f"{number}.toml", "--name", "n", *arguments, "--json")
+        )
+        assert (
+            load_network(tmp_path / f"{number}.toml").parameters.puzzle_bits
+            == (made["puzzle_bits"])
+        )
+        found[made["id"]] = made["puzzle_bits"]
+    assert list(found.values()) == [DEFAULT_BITS, 0, 3, 2], "four networks, each with its own id"
+    assert "18 bits: 262,144 tries" in invoke("network", "show", "0.toml").stdout
+    assert "puzzle    none" in invoke("network", "show", "1.toml").stdout
+    for bits in (-1, 41, "many"):
+        refused = invoke("network", "create", "x.toml", "--name", "n", "--puzzle-bits", bits)
+        assert refused.exit_code == ExitCode.USAGE
+    assert not (tmp_path / "x.toml").exists()
+
+
+def test_an_owner_signs_with_a_key_that_does_not_fit(invoke: Invoke, tmp_path: Path) -> None:
+    made = invoke(
+        "network", "create", "n.toml", "--name", "n", "--puzzle-bits", 40, "--owned",
+        "--data-dir", "owner",
+    )  # fmt: skip
+    assert made.exit_code == 0
+    assert "needs another --data-dir" in made.stderr
+    assert require(invoke, tmp_path / "n.toml", "1.30").exit_code == 0
+    joined = invoke("init", "--network", "n.toml", "--data-dir", "owner", "--json")
+    assert "does not fit" in refused(joined, ExitCode.USAGE)
+    left = sorted(path.name for path in (tmp_path / "owner").iterdir())
+    assert left == ["identity.key"], "it did not join"
 
 
 def test_a_file_that_is_there_is_not_made_again(invoke: Invoke, owned: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
+from p2pfleet.cli.output import Output
 from p2pfleet.config import load_config, save_network
 from p2pfleet.core.errors import ExitCode
+from p2pfleet.core.model.ids import parse_peer
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.puzzle import fits
 from tests.cli.conftest import Invoke, document
 from tests.cli.fake_node import NETWORK
 
@@ -58,6 +62,68 @@ def test_init_that_was_cut_off_is_begun_again_with_the_same_identity(
     first = document(invoke("init", "--json"))
     (home / "node.toml").unlink()
     assert document(invoke("init", "--json"))["peer"] == first["peer"]
+
+
+def test_an_identity_fits_the_network_and_the_person_who_waits_is_told(
+    invoke: Invoke, home: Path, tmp_path: Path
+) -> None:
+    asking = NetworkFile(NetworkParameters("asking", testnet=True, puzzle_bits=12))
+    save_network(tmp_path / "asking.toml", asking)
+    told = ""
+    for number in range(20):  # one may be found before there is anything to tell
+        result = invoke("init", "--network", "asking.toml", "--data-dir", number, "--json")
+        assert result.exit_code == 0, result.output
+        assert fits(asking.terms, parse_peer(document(result)["peer"]))
+        told += result.stderr
+        if "making an identity" in told:
+            break
+    assert "making an identity that fits the network asking: about 1 s" in told
+
+
+def test_an_interrupted_search_leaves_nothing_half_and_is_begun_again(
+    invoke: Invoke, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hard = NetworkFile(NetworkParameters("hard", testnet=True, puzzle_bits=40))
+    save_network(tmp_path / "hard.toml", hard)
+
+    def interrupt(output: Output, text: str) -> None:
+        assert "about" in text
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, "note", interrupt)
+        result = invoke("init", "--network", "hard.toml")
+    assert result.exit_code != 0
+    assert [path.name for path in home.iterdir()] == ["network.toml"]
+    easy = invoke("init", "--data-dir", "other")
+    assert easy.exit_code == 0
+    shutil.copy(tmp_path / "other" / "identity.key", home)
+    refused = invoke("init", "--network", "hard.toml", "--json")
+    assert refused.exit_code == ExitCode.USAGE
+    assert "does not fit the network" in document(refused)["error"]["message"]
+    assert "--data-dir" in document(refused)["error"]["advice"]
+    assert not (home / "node.toml").exists()
+
+
+def test_an_identity_of_another_network_is_not_taken_along(
+    invoke: Invoke, home: Path, tmp_path: Path
+) -> None:
+    save_network(
+        tmp_path / "hard.toml", NetworkFile(NetworkParameters("hard", testnet=True, puzzle_bits=40))
+    )
+    assert invoke("init").exit_code == 0
+    (home / "network.toml").unlink()
+    before = {path: path.read_bytes() for path in home.iterdir()}
+    run = invoke("run", "--network", "hard.toml", "--data-dir", home)
+    assert run.exit_code == ExitCode.USAGE
+    assert "does not fit the network" in run.stderr
+    assert {path: path.read_bytes() for path in home.iterdir()} == before
+
+
+def test_config_check_shows_the_puzzle(invoke: Invoke) -> None:
+    invoke("init")
+    assert document(invoke("config", "check", "--json"))["config"]["network"]["puzzle_bits"] == 4
+    assert "puzzle_bits         4" in invoke("config", "check").stdout
 
 
 def test_a_folder_stays_with_its_network(invoke: Invoke, home: Path, tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_a_network_file_survives_being_written_and_read(tmp_path: Path) -> None:
         NetworkFile(NetworkParameters("testnet-1.a", testnet=True)),
         NetworkFile(NetworkParameters("x"), (HOME, AWAY)),
         NetworkFile(OWNED, (HOME,)),
+        NetworkFile(NetworkParameters("x", puzzle_bits=18)),
         NetworkFile(OWNED, (HOME,), REQUIREMENT),
     ):
         save_network(tmp_path / "network.toml", network)

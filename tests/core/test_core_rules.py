@@ -34,6 +34,7 @@ from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
 from p2pfleet.core.model.job import FixedQuorum, Limits
+from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.admission import CLOCK_SKEW_MS, beyond, judge_closure, judge_manifest
 from p2pfleet.core.rules.certificate import certificate, check_certificate, decide
 from p2pfleet.core.rules.claims import gives_way, lease_units, preference, rank
@@ -43,6 +44,7 @@ from p2pfleet.core.wire.verified import VerifiedFrame
 
 STOP = FixedQuorum(quorum=2, replicas_max=5)
 SALT = b"0123456789abcdef"
+TERMS = NetworkTerms(NETWORK)
 
 # ---- decide ----------------------------------------------------------------------------------
 
@@ -310,7 +312,7 @@ def test_the_score_rises_with_agreement_and_falls_with_contradiction() -> None:
 
 
 def test_a_sound_manifest_is_accepted() -> None:
-    assert judge_manifest(manifest(), NETWORK, WALL_MS) == ACCEPT
+    assert judge_manifest(manifest(), TERMS, WALL_MS) == ACCEPT
 
 
 def test_only_what_contradicts_itself_is_the_senders_fault() -> None:
@@ -323,24 +325,24 @@ def test_only_what_contradicts_itself_is_the_senders_fault() -> None:
     )
     reasons = set()
     for body in rejected:
-        verdict = judge_manifest(body, NETWORK, WALL_MS)
+        verdict = judge_manifest(body, TERMS, WALL_MS)
         assert isinstance(verdict, Reject)
         reasons.add(verdict.reason)
     assert len(reasons) == 4
-    assert judge_manifest(manifest(lasts_ms=30 * DAY_MS), NETWORK, WALL_MS) == ACCEPT
-    assert judge_manifest(manifest(quorum=4, replicas_max=4), NETWORK, WALL_MS) == ACCEPT
+    assert judge_manifest(manifest(lasts_ms=30 * DAY_MS), TERMS, WALL_MS) == ACCEPT
+    assert judge_manifest(manifest(quorum=4, replicas_max=4), TERMS, WALL_MS) == ACCEPT
 
 
 def test_what_depends_on_the_receivers_clock_is_ignored_beyond_the_skew() -> None:
     body = manifest()
     for wall_ms in (body.issued_ms - CLOCK_SKEW_MS, body.expires_ms + CLOCK_SKEW_MS):
-        assert judge_manifest(body, NETWORK, wall_ms) == ACCEPT
+        assert judge_manifest(body, TERMS, wall_ms) == ACCEPT
     for wall_ms in (body.issued_ms - CLOCK_SKEW_MS - 1, body.expires_ms + CLOCK_SKEW_MS + 1):
-        assert isinstance(judge_manifest(body, NETWORK, wall_ms), Ignore)
+        assert isinstance(judge_manifest(body, TERMS, wall_ms), Ignore)
 
 
 def test_jobs_of_several_shards_are_ignored() -> None:
-    assert isinstance(judge_manifest(manifest(shards=2), NETWORK, WALL_MS), Ignore)
+    assert isinstance(judge_manifest(manifest(shards=2), TERMS, WALL_MS), Ignore)
 
 
 def test_only_the_publisher_closes_a_job_on_its_own_network() -> None:

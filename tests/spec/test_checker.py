@@ -159,6 +159,8 @@ def put(case: Any, place: Place, value: Any) -> None:
         ("frames", "arrivals", lambda value: [*value, ["Z", 9, 0, 1, 1, "ignore known"]]),
         ("identities", "peer_id", lambda value: value[::-1]),
         ("networks", "topic", lambda value: value + "/"),
+        ("puzzles", "zero_bits", lambda value: value + 1),
+        ("puzzles", "fits", lambda value: not value),
     ],
 )
 def test_every_changed_verdict_is_noticed(

@@ -28,12 +28,12 @@ from p2pfleet.core.events import (
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.node import Node
+from p2pfleet.core.model import puzzle
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import (
     Digest,
     JobId,
     Millis,
-    NetworkId,
     PeerId,
     cid_of,
     cid_text,
@@ -44,7 +44,7 @@ from p2pfleet.core.model.ids import (
     sha256,
 )
 from p2pfleet.core.model.job import FixedQuorum, UnitTable
-from p2pfleet.core.model.network import NetworkParameters, network_id
+from p2pfleet.core.model.network import NetworkParameters, NetworkTerms, network_id, network_terms
 from p2pfleet.core.rules import admission, claims, reputation
 from p2pfleet.core.rules.certificate import check_certificate, decide
 from p2pfleet.core.rules.consent import judge_requirement, version_at_least
@@ -54,6 +54,7 @@ from p2pfleet.core.wire.messages import (
     BlobMessage,
     Certificate,
     Claim,
+    Closure,
     Entry,
     Frame,
     Message,
@@ -147,7 +148,7 @@ def test_a_key_has_the_peer_id_that_libp2p_gives_it(case: Case) -> None:
 @pytest.mark.parametrize("case", cases("networks"))
 def test_a_network_is_named_by_its_parameters(case: Case) -> None:
     owner = None if case["owner"] is None else bytes.fromhex(case["owner"])
-    fields = ("p2pfleet/1/network", case["name"], case["testnet"], owner)
+    fields = ("p2pfleet/1/network", case["name"], case["testnet"], owner, case["puzzle_bits"])
     if "refused" in case:
         with pytest.raises(Malformed):
             read("network", encode(fields))
@@ -227,10 +228,10 @@ def opened_manifest(case: Case) -> VerifiedManifest:
 def test_what_a_peer_says_of_itself_is_judged(case: Case) -> None:
     record = open_bytes(bytes.fromhex(case["record"]))
     assert isinstance(record, VerifiedRecord)
-    network = network_id(parameters(case["network"]))
-    verdict = admission.judge_record(record.record, network, case["wall_ms"])
+    terms = network_terms(parameters(case["network"]))
+    verdict = admission.judge_record(record.record, terms, case["wall_ms"])
     assert kind_of(verdict) == case["verdict"].split()[0]
-    effects = greeted(record, network, case["wall_ms"])
+    effects = greeted(record, terms, case["wall_ms"])
     reports = [effect.verdict for effect in effects if isinstance(effect, Report)]
     if case["verdict"] == "accept":
         assert reports == []
@@ -242,7 +243,17 @@ def test_what_a_peer_says_of_itself_is_judged(case: Case) -> None:
 
 def parameters(network: Case) -> NetworkParameters:
     owner = None if network["owner"] is None else PeerId(bytes.fromhex(network["owner"]))
-    return NetworkParameters(network["name"], network["testnet"], owner)
+    bits = network["puzzle_bits"]
+    return NetworkParameters(network["name"], network["testnet"], owner, bits)
+
+
+@pytest.mark.parametrize("case", cases("puzzles"))
+def test_a_key_fits_a_network_or_not(case: Case) -> None:
+    terms = network_terms(parameters(case["network"]))
+    key = PeerId(bytes.fromhex(case["key"]))
+    assert terms.id.hex() == case["network_id"]
+    assert puzzle.work(terms.id, key) == case["zero_bits"]
+    assert puzzle.fits(terms, key) == case["fits"]
 
 
 @pytest.mark.parametrize("case", cases("requirements"))
@@ -280,9 +291,10 @@ def test_versions_are_compared_by_their_numbers(case: Case) -> None:
     assert version_at_least(case["version"], case["minimum"]) == case["fits"]
 
 
-def greeted(record: VerifiedRecord, network: NetworkId, wall_ms: int) -> list[Effect]:
+def greeted(record: VerifiedRecord, terms: NetworkTerms, wall_ms: int) -> list[Effect]:
     """What a node does that is greeted with this record."""
-    node = Node.create(PeerId(bytes(32)), network, 0, (), Consent(CAPABILITY))
+    consent = Consent(CAPABILITY)
+    node = Node.create(PeerId(bytes(32)), terms.id, 0, (), consent, terms.puzzle_bits)
     node.handle(Started(1, wall_ms, "", ()), NOW)
     node.handle(RestoreFinished(), NOW)
     node.handle(PeerConnected(record.record.peer), NOW)
@@ -295,8 +307,8 @@ def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
     verdict: Verdict
     match case["judged"]:
         case "manifest":
-            network = network_id(parameters(case["network"]))
-            verdict = admission.judge_manifest(manifest.manifest, network, case["wall_ms"])
+            terms = network_terms(parameters(case["network"]))
+            verdict = admission.judge_manifest(manifest.manifest, terms, case["wall_ms"])
         case "closure":
             closure = open_bytes(bytes.fromhex(case["sealed"]))
             assert isinstance(closure, VerifiedClosure)
@@ -304,7 +316,8 @@ def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
         case "frame":
             frame = open_bytes(bytes.fromhex(case["sealed"]))
             assert isinstance(frame, VerifiedFrame)
-            verdict = publisher_receives(manifest, frame)
+            bits = case["network"]["puzzle_bits"]
+            verdict = publisher_receives(manifest, frame, bits)
         case _:
             assert table_fits(bytes.fromhex(case["table"]), manifest) == (
                 case["verdict"] == "accept"
@@ -317,14 +330,15 @@ def test_what_belongs_to_a_job_is_judged(case: Case) -> None:
     "case", [one for one in cases("jobs") if one.values[0]["judged"] == "manifest"]
 )
 def test_an_announced_manifest_is_judged_before_it_is_handed_on(case: Case) -> None:
-    network = network_id(parameters(case["network"]))
-    validate = announcement_validator(network, FixedClock(case["wall_ms"]))
+    terms = network_terms(parameters(case["network"]))
+    validate = announcement_validator(terms, FixedClock(case["wall_ms"]))
     verdict = validate(PeerId(bytes(32)), bytes.fromhex(case["manifest"]))
     assert kind_of(verdict) == case["verdict"].split()[0]
 
 
 def test_only_manifests_and_closures_of_the_network_are_handed_on() -> None:
-    validate = announcement_validator(network_id(NetworkParameters("vectors", True)), FixedClock(0))
+    terms = network_terms(NetworkParameters("vectors", True))
+    validate = announcement_validator(terms, FixedClock(0))
     found = {}
     for case in (one.values[0] for one in cases("sealed")):
         verdict = validate(PeerId(bytes(32)), bytes.fromhex(case["encoding"]))
@@ -335,6 +349,20 @@ def test_only_manifests_and_closures_of_the_network_are_handed_on() -> None:
     assert found["a requirement"] == "reject"
     assert found["a frame with an entry of each kind"] == "reject"
     assert found["a bit of the signature flipped"] == "reject"
+
+
+@pytest.mark.parametrize("name", ["publisher", "mallory"])
+def test_a_closure_is_handed_on_if_the_key_that_signed_it_fits_the_network(name: str) -> None:
+    case = next(
+        one.values[0] for one in cases("puzzles")
+        if one.values[0]["about"].startswith(f"the key of {name} on network puzzle")
+    )  # fmt: skip
+    signer = Signer(sha256(b"p2pfleet vectors: " + name.encode()))
+    assert signer.peer.hex() == case["key"]
+    terms = network_terms(parameters(case["network"]))
+    closure = signer.seal(Closure(terms.id, JobId(bytes(32)), signer.peer, True, 0))
+    verdict = announcement_validator(terms, FixedClock(0))(PeerId(bytes(32)), encode(closure))
+    assert kind_of(verdict) == ("accept" if case["fits"] else "reject")
 
 
 @dataclass(frozen=True)
@@ -348,11 +376,14 @@ class FixedClock:
         return 0
 
 
-def publisher_receives(manifest: VerifiedManifest, frame: VerifiedFrame) -> Verdict:
+def publisher_receives(
+    manifest: VerifiedManifest, frame: VerifiedFrame, puzzle_bits: int = 0
+) -> Verdict:
     """What the node that published the job says to a frame of it."""
     stranger = PeerId(bytes(32))
     body = manifest.manifest
-    node = Node.create(body.publisher, body.network, 0, (), Consent(CAPABILITY))
+    consent = Consent(CAPABILITY)
+    node = Node.create(body.publisher, body.network, 0, (), consent, puzzle_bits)
     node.handle(Started(1, body.issued_ms, "", ()), NOW)
     node.handle(RestoreFinished(), NOW)
     node.handle(ManifestReceived(node.me, manifest), NOW)

@@ -11,8 +11,11 @@ import logging
 import os
 import secrets
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+from nacl.bindings import crypto_sign_seed_keypair
 from nacl.signing import SigningKey
 
 from p2pfleet.adapters.store.durable_file import (
@@ -23,6 +26,8 @@ from p2pfleet.adapters.store.durable_file import (
 )
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import PeerId, peer_text
+from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.puzzle import fits
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +36,9 @@ _LABEL = "# p2pfleet identity 1: the secret key of this node; back it up, give i
 _LABEL_START = "# p2pfleet identity "
 _VERSION = "1"
 _MAX_FILE_BYTES = 4096
+_DRAWS_A_STEP = 1000
+
+Progress = Callable[[int, float], None]
 
 
 def peer_of(seed: bytes) -> PeerId:
@@ -38,22 +46,50 @@ def peer_of(seed: bytes) -> PeerId:
     return PeerId(bytes(SigningKey(seed).verify_key))
 
 
-def load_or_create_identity(path: Path) -> bytes:
+def load_or_create_identity(
+    path: Path, terms: NetworkTerms | None = None, progress: Progress | None = None
+) -> bytes:
     """The 32-byte seed in the identity file ``path``; a new one is drawn if there is no file.
 
-    When several processes create it at once, all get the same seed. Raises
-    :class:`P2pfleetError` when others may read the file, it is damaged, or it cannot be used.
+    With ``terms`` its key fits that network, which may take seconds to find. Until it is found
+    nothing is written, and an exception out of ``progress`` (seeds drawn so far, seconds since the
+    first) ends the search. When several processes create the file at once, all get the same seed.
+    Raises :class:`P2pfleetError` when others may read the file, it is damaged, it cannot be used,
+    or the key in it does not fit.
     """
     with os_errors_explained(path):
         make_folder(path.parent)
         # A dangling link counts as a file: its target may be a disk that is not mounted today.
         if not os.path.lexists(path):
-            _create(path)
-        return _load(path)
+            _create(path, _fitting_seed(terms, progress))
+        seed = _load(path)
+    if terms is not None and not fits(terms, peer_of(seed)):
+        raise P2pfleetError(
+            f"the identity in {path} does not fit the network: its key was not made for it.",
+            "Every network has identities of its own: choose a new --data-dir for this one, and a"
+            " key that fits is made there.",
+            ExitCode.USAGE,
+        )
+    return seed
 
 
-def _create(path: Path) -> None:
-    seed = secrets.token_bytes(SEED_BYTES)
+def _fitting_seed(terms: NetworkTerms | None = None, progress: Progress | None = None) -> bytes:
+    """A new 32-byte seed, with ``terms`` one whose key fits that network.
+
+    That takes ``2**puzzle_bits`` draws on average, on one core. ``progress`` is told every few
+    hundredths of a second how far it is.
+    """
+    begin, drawn = time.monotonic(), 0
+    while True:
+        seed = secrets.token_bytes(SEED_BYTES)
+        if terms is None or fits(terms, PeerId(crypto_sign_seed_keypair(seed)[0])):
+            return seed
+        drawn += 1
+        if progress is not None and drawn % _DRAWS_A_STEP == 0:
+            progress(drawn, time.monotonic() - begin)
+
+
+def _create(path: Path, seed: bytes) -> None:
     text = f"{_LABEL}\n{base64.b64encode(seed).decode('ascii')}\n{peer_text(peer_of(seed))}\n"
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.new")
     write_new_file(fresh, text.encode("ascii"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from p2pfleet.core.effects import Send
-from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.model.ids import PeerId
+from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.consent import STRANGERS_GRADES
 from p2pfleet.core.wire.messages import Hello, PeerRecord
 from p2pfleet.core.wire.names import PROTOCOL_VERSION
@@ -17,7 +18,7 @@ RECORDS_MAX = 4096
 class Membership(msgspec.Struct):
     """Connected peers (in order of connection), their records, and those seen earlier."""
 
-    network: NetworkId
+    terms: NetworkTerms
     own: VerifiedRecord | None = None
     connected: dict[PeerId, bool] = {}
     records: dict[PeerId, PeerRecord] = {}
@@ -26,7 +27,7 @@ class Membership(msgspec.Struct):
         """The first message to a new connection, once the node's own record is signed."""
         if self.own is None:
             return []
-        return [Send((peer,), Hello(self.network, PROTOCOL_VERSION, self.own.sealed))]
+        return [Send((peer,), Hello(self.terms.id, PROTOCOL_VERSION, self.own.sealed))]
 
     def connect(self, peer: PeerId) -> list[Send]:
         self.connected[peer] = False

@@ -40,6 +40,7 @@ from p2pfleet.core.machines.settlement import Outcome, Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
+from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.admission import (
     CLOCK_SKEW_MS,
     judge_closure,
@@ -93,11 +94,11 @@ class Node(msgspec.Struct):
         slots: int,
         roles: tuple[str, ...],
         consent: Consent,
+        puzzle_bits: int = 0,
     ) -> Node:
         """A node that knows nothing yet."""
-        return cls(
-            me, network, slots, roles, consent, Membership(network), Standing(), Book(), Repair()
-        )
+        here = Membership(NetworkTerms(network, puzzle_bits))
+        return cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair())
 
     @property
     def jobs(self) -> dict[JobId, Job]:
@@ -262,7 +263,7 @@ class Node(msgspec.Struct):
     # ---- peers -------------------------------------------------------------------------------
 
     def _hello(self, event: ev.HelloReceived, now: Millis) -> list[Effect]:
-        verdict = judge_record(event.record.record, self.network, self.wall_ms(now))
+        verdict = judge_record(event.record.record, self.membership.terms, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
@@ -342,7 +343,7 @@ class Node(msgspec.Struct):
             return [Report(source, Ignore("a job of this node's own"))]
         if self.book.knows(sealed.job):
             return []
-        verdict = judge_manifest(sealed.manifest, self.network, self.wall_ms(now))
+        verdict = judge_manifest(sealed.manifest, self.membership.terms, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [] if own else [Report(source, verdict)]
         if not own and self.book.crowded(sealed.manifest.publisher):
@@ -431,7 +432,7 @@ class Node(msgspec.Struct):
         job = self.jobs.get(frame.frame.job)
         if job is None or (source != self.me and not job.joined):
             return []
-        verdict = judge_frame(frame.frame, job.manifest)
+        verdict = judge_frame(frame.frame, job.manifest, self.membership.terms)
         if not isinstance(verdict, Accept):
             return [Report(source, verdict)]
         if job.admit(frame.frame, self.wall_ms(now), bounded=source != self.me) is not None:
@@ -590,6 +591,9 @@ class Node(msgspec.Struct):
 
     def deadline(self) -> Millis | None:
         """When the next ``Tick`` is due at the latest; ``None``: never."""
+        if self.stopping:  # nothing is begun any more, but what has been written still leaves
+            flushes = [job.flush_at for job in self.jobs.values() if job.flush_at is not None]
+            return min(flushes, default=None)
         times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
         for job in self.jobs.values():
             times.append(job.deadline(self.paused))

@@ -10,6 +10,8 @@ from msgspec import Meta
 from p2pfleet.core.model.capability import Version
 from p2pfleet.core.model.ids import NetworkId, PeerIdField, sha256
 
+MAX_PUZZLE_BITS = 40
+
 
 class NetworkParameters(
     msgspec.Struct,
@@ -22,11 +24,21 @@ class NetworkParameters(
 
     ``testnet`` marks networks for trying things: only there may nodes be told to misbehave.
     ``owner``, if there is one, is the key that may sign requirements of the network.
+    ``puzzle_bits`` is how much work has to be in the key of everybody who takes part
+    (:mod:`p2pfleet.core.model.puzzle`); a bit more doubles it, 0 asks for none.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*\Z")]
     testnet: bool = False
     owner: PeerIdField | None = None
+    puzzle_bits: Annotated[int, Meta(ge=0, le=MAX_PUZZLE_BITS)] = 0
+
+
+class NetworkTerms(msgspec.Struct, frozen=True):
+    """What makes a peer one of a network: the network's id, and the work its key has to show."""
+
+    id: NetworkId
+    puzzle_bits: int = 0
 
 
 class SignedRequirement(msgspec.Struct, frozen=True):
@@ -50,7 +62,16 @@ class NetworkFile(msgspec.Struct, frozen=True):
     def id(self) -> NetworkId:
         return network_id(self.parameters)
 
+    @property
+    def terms(self) -> NetworkTerms:
+        return network_terms(self.parameters)
+
 
 def network_id(parameters: NetworkParameters) -> NetworkId:
     """The hash of the canonical encoding of the normative part."""
     return NetworkId(sha256(msgspec.msgpack.encode(parameters)))
+
+
+def network_terms(parameters: NetworkParameters) -> NetworkTerms:
+    """What whoever takes part in the network of these parameters has to keep."""
+    return NetworkTerms(network_id(parameters), parameters.puzzle_bits)

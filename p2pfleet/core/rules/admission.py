@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
-from p2pfleet.core.model.ids import NetworkId, cid_sha256
+from p2pfleet.core.model.ids import cid_sha256
 from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits, UnitTable
+from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.wire.messages import (
     Claim,
     Closure,
@@ -20,10 +22,12 @@ CLOCK_SKEW_MS = 2 * 60 * 1000
 RECORD_LIFE_MS = 24 * 3600 * 1000
 
 
-def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verdict:
+def judge_manifest(manifest: Manifest, terms: NetworkTerms, wall_ms: int) -> Verdict:
     """Accept, or why not. Only what contradicts itself is the sender's fault."""
-    if manifest.network != network:
+    if manifest.network != terms.id:
         return Reject("the manifest belongs to another network")
+    if not fits(terms, manifest.publisher):
+        return Reject("the publisher's key does not fit the network")
     if manifest.expires_ms <= manifest.issued_ms:
         return Reject("the job expires before it was issued")
     if manifest.expires_ms - manifest.issued_ms > MAX_EXPIRY_MS:
@@ -48,10 +52,12 @@ def judge_manifest(manifest: Manifest, network: NetworkId, wall_ms: int) -> Verd
     return ACCEPT
 
 
-def judge_frame(frame: Frame, manifest: Manifest) -> Verdict:
+def judge_frame(frame: Frame, manifest: Manifest, terms: NetworkTerms) -> Verdict:
     """Accept a frame of the job that ``manifest`` asked for, or why not."""
     if frame.network != manifest.network:
         return Reject("the frame belongs to another network")
+    if not fits(terms, frame.author):
+        return Reject("the author's key does not fit the network")
     if frame.author == manifest.publisher:
         return Reject("the publisher does not run units of its own job")
     for entry in frame.entries:
@@ -63,10 +69,12 @@ def judge_frame(frame: Frame, manifest: Manifest) -> Verdict:
     return ACCEPT
 
 
-def judge_record(record: PeerRecord, network: NetworkId, wall_ms: int) -> Verdict:
+def judge_record(record: PeerRecord, terms: NetworkTerms, wall_ms: int) -> Verdict:
     """Accept what a peer says of itself, or why not."""
-    if record.network != network:
+    if record.network != terms.id:
         return Reject("the peer record belongs to another network")
+    if not fits(terms, record.peer):
+        return Reject("the peer's key does not fit the network")
     if record.expires_ms <= record.issued_ms:
         return Reject("the peer record expires before it was issued")
     if record.expires_ms - record.issued_ms > RECORD_LIFE_MS:

@@ -14,8 +14,12 @@ from nacl.signing import SigningKey
 
 from p2pfleet.adapters.store import load_or_create_identity, peer_of
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.ids import parse_peer, peer_text
+from p2pfleet.core.model.ids import NetworkId, parse_peer, peer_text
+from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.puzzle import fits
 
+HOME = NetworkTerms(NetworkId(bytes(32)), 6)
+HARD = NetworkTerms(NetworkId(bytes(32)), 40)
 CHILD = Path(__file__).with_name("identity_child.py")
 
 
@@ -170,3 +174,44 @@ def test_what_is_no_file_is_refused(path: Path, make: Callable[[Path], None]) ->
 
     assert caught.value.advice
     assert not path.is_file()
+
+
+def test_a_new_identity_fits_the_network_it_is_made_for(tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / f"{number}"
+        seed = load_or_create_identity(path, HOME)
+        assert fits(HOME, peer_of(seed))
+        assert load_or_create_identity(path, HOME) == seed
+        assert load_or_create_identity(path) == seed, "who asks for no network gets any identity"
+
+
+def test_an_identity_that_does_not_fit_is_refused_and_stays(path: Path) -> None:
+    seed = load_or_create_identity(path)
+
+    with pytest.raises(P2pfleetError, match="does not fit the network") as caught:
+        load_or_create_identity(path, HARD)
+
+    assert caught.value.code == ExitCode.USAGE
+    assert "--data-dir" in caught.value.advice
+    assert load_or_create_identity(path) == seed
+
+
+class Enough(BaseException):
+    """Like a KeyboardInterrupt, or the cancellation of a node that starts."""
+
+
+def test_a_search_tells_how_far_it_is_and_leaves_nothing_if_it_is_ended(path: Path) -> None:
+    told: list[tuple[int, float]] = []
+
+    def progress(drawn: int, seconds: float) -> None:
+        told.append((drawn, seconds))
+        if len(told) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        load_or_create_identity(path, HARD, progress)
+
+    assert [drawn for drawn, _ in told] == [1000, 2000, 3000]
+    assert 0 < told[0][1] < told[1][1] < told[2][1]
+    assert list(path.parent.iterdir()) == []
+    assert load_or_create_identity(path, HOME) == load_or_create_identity(path)

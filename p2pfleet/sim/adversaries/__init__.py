@@ -1,0 +1,1 @@
+"""Adversaries: one file each, behind :class:`~p2pfleet.sim.adversaries.behaviour.Behaviour`."""

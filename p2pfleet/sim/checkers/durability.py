@@ -1,0 +1,71 @@
+"""Durable before announced; and what a core believes after a restart is what its disk says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pfleet.core import effects as ef
+from p2pfleet.core.model.ids import PeerId
+from p2pfleet.core.rules.reputation import Record
+from p2pfleet.core.wire.messages import Deliver
+from p2pfleet.core.wire.verified import VerifiedFrame
+from p2pfleet.sim.checkers.checker import Checker
+from p2pfleet.sim.signatures import unseal
+
+if TYPE_CHECKING:
+    from p2pfleet.sim.machine import Machine
+
+
+class Durability(Checker):
+    """No judgement of an honest node is lost in a crash, none is made up in a restart."""
+
+    name = "durability"
+
+    def acting(self, machine: Machine, act: ef.Act) -> None:
+        if isinstance(act, ef.Gossip):
+            sealed = act.sealed
+        elif isinstance(act, ef.Send) and isinstance(act.message, Deliver):
+            sealed = act.message.sealed
+        else:
+            return
+        verified = unseal(sealed)
+        if isinstance(verified, VerifiedFrame):
+            stored = machine.disk.jobs.get(verified.frame.job)
+            if stored is not None and stored.state != "active":
+                return  # the job ended, and its frames were forgotten, in the same transaction
+        if not machine.disk.holds(sealed):
+            self.violated(machine.name, "announced what is not durable")
+
+    def restored(self, machine: Machine) -> None:
+        self.compare(machine)
+
+    def at_end(self) -> None:
+        for machine in self.cluster.machines:
+            if machine.on and not machine.disk.unsynced:
+                self.compare(machine)
+
+    def compare(self, machine: Machine) -> None:
+        """Hold the core against the disk, while nothing is being synced."""
+        node, disk = machine.node, machine.disk
+        if node is None or not node.restored:
+            return
+        stored = {peer: Record(*counts) for peer, counts in disk.records.items()}
+        known: dict[PeerId, Record] = {
+            peer: record for peer, record in node.standing.records.items() if record != Record()
+        }
+        if {peer: record for peer, record in stored.items() if record != Record()} != known:
+            self.violated(machine.name, "its records of peers are not those on its disk")
+        for job_id, job in node.jobs.items():
+            if job_id not in disk.jobs:
+                self.violated(machine.name, "an open job is not on its disk", job_id)
+                continue
+            saved = disk.jobs[job_id]
+            if saved.judged != job.settlement.judged:
+                self.violated(machine.name, "its judgements are not those on its disk", job_id)
+            for number, unit in job.settlement.units.items():
+                row = saved.units.get(number)
+                if (row.state if row is not None else "open") != unit.state:
+                    text = f"is {unit.state} in the core, on disk {row.state if row else 'open'}"
+                    self.violated(machine.name, text, job_id, number)
+                elif row is not None and row != job.settlement.row(number):
+                    self.violated(machine.name, "has another certificate on disk", job_id, number)

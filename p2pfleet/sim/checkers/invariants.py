@@ -1,0 +1,110 @@
+"""What each machine's own state must fulfil after every step.
+
+Touched units are looked at after the step that touched them; everything else is recounted every
+64th step of a machine and at the end, because a recount takes as long as the job is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from p2pfleet.core import effects as ef
+from p2pfleet.core import events as ev
+from p2pfleet.core.machines.job import Job
+from p2pfleet.core.machines.node import Node
+from p2pfleet.core.machines.publisher import FETCHES_MAX
+from p2pfleet.core.machines.settlement import Unit
+from p2pfleet.sim.checkers.checker import Checker
+
+if TYPE_CHECKING:
+    from p2pfleet.sim.machine import Machine
+
+RECOUNT_STEPS = 64
+STATES = ("open", "certified", "contested", "settled", "failed")
+
+
+class Invariants(Checker):
+    """Counts equal sums, queues stay bounded, nobody ticks without end."""
+
+    name = "invariants"
+
+    def __init__(self, *what: object) -> None:
+        super().__init__(*what)  # type: ignore[arg-type]
+        self._steps: dict[int, int] = {}
+
+    def stepped(self, machine: Machine, event: ev.Event, effects: Sequence[ef.Effect]) -> None:
+        node = machine.node
+        if node is None:
+            return
+        if isinstance(event, ev.Tick):
+            now = machine.clock.monotonic(self.cluster.kernel.now)
+            deadline = node.deadline()
+            if node.restored and deadline is not None and deadline <= now:
+                self.violated(machine.name, "asks to be ticked again at once")
+        for effect in effects:
+            if isinstance(effect, ef.SaveUnits) and effect.job in node.jobs:
+                job = node.jobs[effect.job]
+                for row in effect.rows:
+                    self._unit(machine, job, row.unit, job.settlement.units[row.unit])
+            elif isinstance(effect, ef.Send) and list(effect.peers) != sorted(effect.peers):
+                self.violated(machine.name, "sends to peers out of order")
+        count = self._steps[machine.number] = self._steps.get(machine.number, 0) + 1
+        if count % RECOUNT_STEPS == 0:
+            self.recount(machine, node)
+
+    def at_end(self) -> None:
+        for machine in self.cluster.machines:
+            if machine.node is not None:
+                self.recount(machine, machine.node)
+
+    def recount(self, machine: Machine, node: Node) -> None:
+        """Everything that can be counted twice."""
+        if set(node.book.open) & set(node.book.ended):
+            self.violated(machine.name, "a job is open and ended")
+        for job in node.jobs.values():
+            self._job(machine, job)
+        for peer, record in node.standing.records.items():
+            if record.agreed < 0 or record.contradicted < 0:
+                name = self.cluster.world.by_peer[peer].name
+                self.violated(machine.name, f"its record of {name} is below nothing")
+
+    def _job(self, machine: Machine, job: Job) -> None:
+        settlement = job.settlement
+        counts = dict.fromkeys(STATES, 0)
+        votes = 0
+        for number, unit in settlement.units.items():
+            self._unit(machine, job, number, unit)
+            counts[unit.state] = counts.get(unit.state, 0) + 1
+            votes += len(unit.votes)
+        counts["open"] += job.manifest.units - len(settlement.units)
+        for state, count in counts.items():
+            if settlement.count(state) != count:
+                text = f"counts {settlement.count(state)} units as {state}, there are {count}"
+                self.violated(machine.name, text, job.id)
+        if settlement.votes != votes:
+            text = f"counts {settlement.votes} votes, there are {votes}"
+            self.violated(machine.name, text, job.id)
+        if job.publisher is not None and len(job.publisher.fetching) > FETCHES_MAX:
+            self.violated(machine.name, "fetches too much at once", job.id)
+        if job.volunteer is not None:
+            both = sorted(set(job.volunteer.held) & set(job.volunteer.answered))
+            if both:
+                self.violated(machine.name, "holds a claim on what it answered", job.id, both[0])
+
+    def _unit(self, machine: Machine, job: Job, number: int, unit: Unit) -> None:
+        wrong = ""
+        if not 0 <= number < job.manifest.units:
+            wrong = "is none of the job's"
+        elif unit.state not in STATES:
+            wrong = f"is in no state: {unit.state}"
+        elif (unit.certificate is not None) != (unit.state in ("certified", "settled")):
+            wrong = f"is {unit.state} {'with' if unit.certificate else 'without'} a certificate"
+        elif unit.state == "failed" and not unit.reason:
+            wrong = "failed without a reason"
+        elif any(peer in unit.failures for peer in unit.votes):
+            wrong = "has a vote and a failure of one peer"
+        elif unit.wanted < 0 or (unit.final and unit.wanted):
+            wrong = f"is {unit.state} and wants {unit.wanted} replicas"
+        if wrong:
+            self.violated(machine.name, wrong, job.id, number)

@@ -1,0 +1,184 @@
+"""All machines of a scenario, the network between them, their jobs, and what goes wrong."""
+
+from __future__ import annotations
+
+from p2pfleet.core import events as ev
+from p2pfleet.core.model.ids import JobId, cid_of
+from p2pfleet.core.model.job import Exact, FixedQuorum, Limits
+from p2pfleet.core.wire.messages import Manifest
+from p2pfleet.core.wire.verified import VerifiedManifest
+from p2pfleet.sim.adversaries.registry import ADVERSARIES
+from p2pfleet.sim.kernel import Kernel
+from p2pfleet.sim.machine import NETWORK, Machine, World
+from p2pfleet.sim.network import Network
+from p2pfleet.sim.scenario import DAY_MS, Fault, JobPlan, Scenario
+from p2pfleet.sim.signatures import seal, unseal
+from p2pfleet.sim.trace import Trace
+
+LIMITS = Limits(memory_bytes=2**28, cpu_ms=60_000, output_bytes=10_000)
+RETRY_MS = 1_000
+
+
+class Cluster:
+    """Built from a scenario and a seed; :attr:`published` fills up as jobs are published."""
+
+    def __init__(self, scenario: Scenario, kernel: Kernel, trace: Trace) -> None:
+        self.scenario, self.kernel, self.trace = scenario, kernel, trace
+        self.network = Network(kernel, scenario.network)
+        self.world = World(kernel, self.network, trace)
+        self.world.sync_ms = scenario.disk.sync_ms
+        self.published: dict[JobId, Manifest] = {}
+        self.machines = self.world.machines
+        self._build()
+
+    def _build(self) -> None:
+        clocks, chance = self.scenario.clocks, self.kernel.random
+        for kind in self.scenario.machines:
+            for number in range(kind.count):
+                skew = chance.randint(-clocks.skew_ms, clocks.skew_ms)
+                drift = chance.randint(-clocks.drift_ppm, clocks.drift_ppm)
+                name = f"{kind.name}-{number}"
+                machine = Machine(self.world, len(self.machines), name, kind, skew, drift)
+                machine.behaviour = ADVERSARIES[kind.adversary](machine)
+                self.machines.append(machine)
+        self.world.by_peer = {machine.peer: machine for machine in self.machines}
+        self.by_name = {machine.name: machine for machine in self.machines}
+        self.network.build(list(self.machines))
+        if self.trace.story is not None:
+            self.trace.story.names = {machine.peer: machine.name for machine in self.machines}
+        for job in self.scenario.jobs:
+            self.world.publishers[self.by_name[job.publisher].peer] = True
+
+    def begin(self) -> None:
+        """Plan everything that the scenario says: starts, jobs, faults."""
+        for machine in self.machines:
+            self.kernel.later(self.kernel.draw((0, 500)), machine.start)
+        for number, job in enumerate(self.scenario.jobs):
+            self.kernel.at(job.at_ms, self._publish, number, job)
+        for number, fault in enumerate(self.scenario.faults):
+            self.kernel.at(fault.from_ms, self._strike, number, fault, True)
+
+    # ---- jobs --------------------------------------------------------------------------------
+
+    def _publish(self, number: int, plan: JobPlan) -> None:
+        machine = self.by_name[plan.publisher]
+        if machine.node is None or not machine.node.restored:
+            self.kernel.later(RETRY_MS, self._publish, number, plan)
+            return
+        issued = machine.clock.wall(self.kernel.now)
+        cid = cid_of(b"simulated blob %d" % number)
+        manifest = Manifest(
+            network=NETWORK,
+            publisher=machine.peer,
+            name=f"job {number}",
+            model=cid,
+            model_bytes=1000,
+            table=cid,
+            table_bytes=1000,
+            units=plan.units,
+            total_bytes=100 * plan.units,
+            limits=LIMITS,
+            comparison=Exact(),
+            stop=FixedQuorum(plan.quorum, plan.replicas_max),
+            shards=1,
+            lease_ms=plan.lease_ms,
+            issued_ms=issued,
+            expires_ms=issued + DAY_MS,
+            salt=self.kernel.random.randbytes(16),
+        )
+        verified = unseal(seal(manifest))
+        assert isinstance(verified, VerifiedManifest)
+        job = verified.job
+        machine.disk.models[job] = True
+        machine.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
+        self.world.divergent[job] = plan.divergent
+        self.published[job] = manifest
+        story = self.trace.story
+        if story is not None and story.number == number:
+            story.job = job
+        machine.tell(ev.ManifestReceived(machine.peer, verified))
+        self.kernel.later(5 * RETRY_MS, self._republish, job, verified, plan)
+
+    def _republish(self, job: JobId, verified: VerifiedManifest, plan: JobPlan) -> None:
+        """A crash may have lost the job before it was durable: it is submitted again."""
+        machine = self.by_name[plan.publisher]
+        if job not in machine.disk.jobs:
+            machine.tell(ev.ManifestReceived(machine.peer, verified))
+            self.kernel.later(5 * RETRY_MS, self._republish, job, verified, plan)
+
+    # ---- faults ------------------------------------------------------------------------------
+
+    def _strike(self, number: int, fault: Fault, first: bool = False) -> None:
+        kernel = self.kernel
+        if kernel.now > fault.until_ms:
+            return
+        if not first:
+            self._fail(number, fault)
+        kernel.later(kernel.draw(fault.every_ms), self._strike, number, fault)
+
+    def _fail(self, number: int, fault: Fault) -> None:
+        kernel, chance = self.kernel, self.kernel.random
+        there = [m for m in self.machines if fault.machines in ("all", m.kind.name)]
+        lasts = kernel.draw(fault.for_ms)
+        if fault.kind == "partition":
+            count = max(1, round(fault.share * len(there)))
+            island = frozenset(machine.number for machine in chance.sample(there, count))
+            names = sorted(self.machines[member].name for member in island)
+            self.trace.note(kernel.now, "network", f"cuts off {', '.join(names)}")
+            self.network.islands[number] = island
+            self.network.rewire()
+            kernel.later(lasts, self._heal, number, island)
+            return
+        machine = chance.choice(there)
+        if not machine.on:
+            return
+        if fault.kind == "pause":
+            machine.tell(ev.PauseRequested(None))
+            kernel.later(lasts, machine.tell, ev.ResumeRequested())
+        elif fault.kind == "restart":
+            machine.stop()
+            kernel.later(lasts + RETRY_MS, machine.start)
+        else:
+            self._crash(machine)
+            kernel.later(lasts, self._power_on, machine)
+
+    def _crash(self, machine: Machine) -> None:
+        """At once, or in the worst moments: before the next sync, or in the midst of its acts."""
+        moment = self.kernel.random.randrange(3)
+        if moment == 0:
+            machine.crash()
+        elif moment == 1:
+            machine.dies_at_write = True
+        else:
+            machine.dies_after = self.kernel.random.randrange(6)
+
+    def _power_on(self, machine: Machine) -> None:
+        machine.dies_at_write = False
+        machine.dies_after = None
+        machine.start()
+
+    def _heal(self, number: int, island: frozenset[int]) -> None:
+        if self.network.islands.get(number) is island:
+            del self.network.islands[number]
+            self.trace.note(self.kernel.now, "network", "is whole again")
+            self.network.rewire()
+
+    # ---- questions ---------------------------------------------------------------------------
+
+    def publisher(self, job: JobId) -> Machine:
+        """The machine that published a job."""
+        return self.world.by_peer[self.published[job].publisher]
+
+    def over(self) -> bool:
+        """Whether every job was published and every machine that is on knows of its end."""
+        if len(self.published) < len(self.scenario.jobs):
+            return False
+        for job in self.published:
+            node = self.publisher(job).node
+            if node is None or job not in node.ended:
+                return False
+        return all(
+            machine.node is None or not any(job in machine.node.jobs for job in self.published)
+            for machine in self.machines
+            if machine.honest
+        )

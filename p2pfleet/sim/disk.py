@@ -1,0 +1,178 @@
+"""A machine's disk: what was written is lost in a crash unless it was synced.
+
+One batch of writes is one transaction, as in the real store: a crash keeps all of it or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import assert_never
+
+from p2pfleet.core import effects as ef
+from p2pfleet.core import events as ev
+from p2pfleet.core.model.ids import Digest, JobId, PeerId
+from p2pfleet.core.wire.messages import Sealed
+from p2pfleet.core.wire.verified import (
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+    VerifiedRequirement,
+)
+from p2pfleet.sim.signatures import unseal
+
+FrameKey = tuple[JobId, PeerId, int, int]
+
+
+class StoredJob:
+    """A job as the store has it. ``state``: active, completed, cancelled, expired, refused."""
+
+    def __init__(self, manifest: Sealed, own: bool) -> None:
+        self.manifest, self.own = manifest, own
+        self.state = "active"
+        self.closure: Sealed | None = None
+        self.units: dict[int, ef.UnitRow] = {}
+        self.judged: dict[tuple[int, PeerId], bool] = {}
+
+
+class Disk:
+    """What survives; ``unsynced`` is the transaction under way.
+
+    ``outputs`` and ``inputs`` (by job) and ``models`` are blobs, which are whole or not there.
+    """
+
+    def __init__(self) -> None:
+        self.incarnation = 0
+        self.jobs: dict[JobId, StoredJob] = {}
+        self.frames: dict[FrameKey, Sealed] = {}
+        self.requirement: Sealed | None = None
+        self.records: dict[PeerId, list[int]] = {}
+        self.models: dict[JobId, bool] = {}
+        self.inputs: dict[JobId, dict[int, bool]] = {}
+        self.outputs: dict[JobId, dict[Digest, int]] = {}
+        self.unsynced: Sequence[ef.Write] = ()
+        self.syncs = 0
+        self.lost = 0
+
+    # ---- writing -----------------------------------------------------------------------------
+
+    def next_incarnation(self, wall_ms: int) -> int:
+        """A number that grows with every start; durable before it is returned."""
+        self.incarnation = max(wall_ms, self.incarnation + 1)
+        return self.incarnation
+
+    def write(self, writes: Sequence[ef.Write]) -> None:
+        """Begin a transaction; nothing of it is durable before :meth:`sync`."""
+        assert not self.unsynced, "one transaction at a time"
+        self.unsynced = writes
+
+    def sync(self) -> None:
+        """Make the transaction durable."""
+        for write in self.unsynced:
+            self._apply(write)
+        self.unsynced = ()
+        self.syncs += 1
+
+    def crash(self) -> None:
+        """Lose what was not synced."""
+        self.lost += len(self.unsynced)
+        self.unsynced = ()
+
+    def _apply(self, write: ef.Write) -> None:
+        match write:
+            case ef.SaveFrame():
+                verified = unseal(write.frame)
+                assert isinstance(verified, VerifiedFrame)
+                frame = verified.frame
+                assert frame.job == write.job, "a frame is saved under another job"
+                key = (frame.job, frame.author, frame.incarnation, frame.sequence)
+                self.frames.setdefault(key, write.frame)
+            case ef.SaveUnits():
+                units = self.jobs[write.job].units
+                for row in write.rows:
+                    units[row.unit] = row
+            case ef.SaveJudgements():
+                self._judge(write)
+            case ef.SaveJob():
+                self.jobs.setdefault(write.job, StoredJob(write.manifest, write.own))
+            case ef.CloseJob():
+                job = self.jobs[write.job]
+                job.state, job.closure = write.state, write.closure
+            case ef.SaveRequirement():
+                self.requirement = write.requirement
+            case ef.ForgetJob():
+                self.jobs[write.job].units.clear()
+                self.frames = {k: v for k, v in self.frames.items() if k[0] != write.job}
+            case _:
+                assert_never(write)
+
+    def _judge(self, write: ef.SaveJudgements) -> None:
+        judged = self.jobs[write.job].judged
+        for row in write.rows:
+            record = self.records.setdefault(row.peer, [0, 0])
+            earlier = judged.get((row.unit, row.peer))
+            if earlier is not None:
+                record[not earlier] -= 1
+            judged[row.unit, row.peer] = row.agreed
+            record[not row.agreed] += 1
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def restore(self, me: PeerId) -> Iterator[ev.Event]:
+        """What a starting node is told, in order, after ``Started``."""
+        if self.requirement is not None:
+            requirement = unseal(self.requirement)
+            assert isinstance(requirement, VerifiedRequirement)
+            yield ev.RequirementReceived(me, requirement)
+        yield ev.RecordsRestored(
+            tuple((peer, good, bad) for peer, (good, bad) in sorted(self.records.items()))
+        )
+        for stored in self.jobs.values():
+            manifest = unseal(stored.manifest)
+            closure = None if stored.closure is None else unseal(stored.closure)
+            assert isinstance(manifest, VerifiedManifest)
+            assert closure is None or isinstance(closure, VerifiedClosure)
+            yield ev.JobRestored(
+                manifest,
+                stored.own,
+                stored.state,
+                closure,
+                tuple(row for _, row in sorted(stored.units.items())),
+                tuple(
+                    ef.Judgement(unit, peer, agreed)
+                    for (unit, peer), agreed in sorted(stored.judged.items())
+                ),
+            )
+        for (job, *_), sealed in self.frames.items():
+            if self.jobs[job].state == "active":
+                frame = unseal(sealed)
+                assert isinstance(frame, VerifiedFrame)
+                yield ev.FrameRestored(frame)
+        yield ev.RestoreFinished()
+
+    def frame_range(self, effect: ef.SendFrames) -> list[Sealed]:
+        """The frames that an answer to a summary sends, by number."""
+        first = (effect.job, effect.author, effect.incarnation)
+        keys = [(*first, number) for number in range(effect.first, effect.end)]
+        return [self.frames[key] for key in keys if key in self.frames]
+
+    def holds(self, sealed: Sealed) -> bool:
+        """Whether a signed body is durable here (a peer record is made anew at every start)."""
+        match unseal(sealed):
+            case VerifiedFrame(frame=frame):
+                key = (frame.job, frame.author, frame.incarnation, frame.sequence)
+                return self.frames.get(key) == sealed
+            case VerifiedManifest(job=job):
+                return job in self.jobs
+            case VerifiedClosure(closure=closure):
+                return closure.job in self.jobs and self.jobs[closure.job].closure == sealed
+            case VerifiedRequirement():
+                return self.requirement == sealed
+            case VerifiedRecord():
+                return True
+
+    def drop_blobs(self, job: JobId) -> None:
+        """Let the blobs of a job be evicted."""
+        self.models.pop(job, None)
+        self.inputs.pop(job, None)
+        self.outputs.pop(job, None)

@@ -1,0 +1,330 @@
+"""One computer: a core while it is on, and around it what the runtime's driver does for real.
+
+Whatever events wait are taken as one batch; all its writes become durable in one transaction;
+only then its acts are carried out. A crash in between loses the writes and the acts alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol, assert_never
+
+from p2pfleet.core import effects as ef
+from p2pfleet.core import events as ev
+from p2pfleet.core.errors import Malformed
+from p2pfleet.core.machines.consent import Consent
+from p2pfleet.core.machines.node import Node
+from p2pfleet.core.model.capability import Capability
+from p2pfleet.core.model.ids import JobId, NetworkId, PeerId
+from p2pfleet.core.wire import messages as ms
+from p2pfleet.sim.adversaries.behaviour import Behaviour
+from p2pfleet.sim.clocks import Clock
+from p2pfleet.sim.compute import Answer, Compute
+from p2pfleet.sim.disk import Disk
+from p2pfleet.sim.kernel import Kernel
+from p2pfleet.sim.network import Network
+from p2pfleet.sim.scenario import MachineKind
+from p2pfleet.sim.signatures import delivered, heard, peer_of, signed, unseal
+from p2pfleet.sim.trace import Trace
+
+NETWORK = NetworkId(hashlib.sha256(b"p2pfleet simulated network").digest())
+EVENTS_MAX = 256
+INBOX_MAX = 4096
+
+
+class Witness(Protocol):
+    """Who looks on; see :mod:`p2pfleet.sim.checkers`."""
+
+    def stepped(self, machine: Machine, event: ev.Event, effects: Sequence[ef.Effect]) -> None:
+        """The core took an event in."""
+        ...
+
+    def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
+        """Writes became durable."""
+        ...
+
+    def acting(self, machine: Machine, act: ef.Act) -> None:
+        """An act is about to be carried out."""
+        ...
+
+    def restored(self, machine: Machine) -> None:
+        """A core has taken in what the disk holds."""
+        ...
+
+
+class World:
+    """What all machines share. ``divergent`` is the share of units by job, see ``right_digest``."""
+
+    def __init__(self, kernel: Kernel, network: Network, trace: Trace) -> None:
+        self.kernel, self.network, self.trace = kernel, network, trace
+        self.witness: Witness
+        self.machines: list[Machine] = []
+        self.by_peer: dict[PeerId, Machine] = {}
+        self.divergent: dict[JobId, float] = {}
+        self.publishers: dict[PeerId, bool] = {}
+        self.sync_ms = (1, 1)
+        self.drift_ppm = 0
+        self.core_events = 0
+        self.dropped = 0
+
+
+class Machine:
+    """A machine; ``life`` grows with every switching on and off, so that no past act returns."""
+
+    def __init__(
+        self, world: World, number: int, name: str, kind: MachineKind, skew: int, drift: int
+    ) -> None:
+        self.world, self.number, self.name, self.kind = world, number, name, kind
+        self.peer = peer_of(name)
+        self.skew, self.drift = skew, drift
+        self.disk = Disk()
+        self.compute = Compute(world.kernel, self)
+        self.behaviour: Behaviour = Behaviour(self)
+        self.clock = Clock(0, skew, drift)
+        self.node: Node | None = None
+        self.life = 0
+        self.crashes = 0
+        self.gone = False
+        self.dies_at_write = False
+        self.dies_after: int | None = None
+        self._off()
+
+    def _off(self) -> None:
+        self.node = None
+        self.life += 1
+        self.dies_at_write = False
+        self.dies_after = None
+        self._inbox: deque[ev.Event] = deque()
+        self._busy = False
+        self._tick_at: int | None = None
+        self.compute.clear()
+
+    @property
+    def on(self) -> bool:
+        """Whether it runs."""
+        return self.node is not None
+
+    @property
+    def honest(self) -> bool:
+        """Whether it does nothing but what the protocol says."""
+        return not self.kind.adversary
+
+    # ---- power -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Switch on: a new core is told what the disk holds, as a real node does at start."""
+        if self.on or self.gone:
+            return
+        kernel = self.world.kernel
+        self.life += 1
+        self.clock = Clock(kernel.random.randrange(10**9), self.skew, self.drift)
+        publishes = self.peer in self.world.publishers
+        roles = (("volunteer",) if self.kind.slots else ()) + (("publisher",) if publishes else ())
+        numeric = hashlib.sha256(self.kind.numeric_class.encode()).digest()
+        consent = Consent(Capability("A", numeric, "1.32.0"))
+        self.node = Node.create(self.peer, NETWORK, self.kind.slots, roles, consent)
+        wall_ms = self.clock.wall(kernel.now)
+        incarnation = self.disk.next_incarnation(wall_ms)
+        self.world.trace.note(kernel.now, self.name, "starts")
+        life = self.life
+        self.tell(ev.Started(incarnation, wall_ms, "simulated", ()))
+        for event in list(self.disk.restore(self.peer)):
+            self._inbox.append(event)
+        self._turn()
+        if self.life == life and not self._busy:
+            self.world.witness.restored(self)
+        self.world.network.rewire(self.number)
+        self.behaviour.started()
+
+    def crash(self) -> None:
+        """Cut the power, now."""
+        if not self.on:
+            return
+        self.crashes += 1
+        self.world.trace.note(self.world.kernel.now, self.name, "loses power")
+        self.disk.crash()
+        self._off()
+        self.world.network.rewire(self.number)
+        self.world.network.forget(self.number)
+
+    def stop(self) -> None:
+        """End as an owner ends it: claims are given back first."""
+        if self.on:
+            self.tell(ev.StopRequested())
+            self.world.kernel.later(500, self._power_down, self.life)
+
+    def _power_down(self, life: int) -> None:
+        if life == self.life and self.on:
+            self.crash()
+
+    # ---- events in ---------------------------------------------------------------------------
+
+    def hear(self, event: ev.Event) -> None:
+        """Take in what came over the network; what does not keep up loses messages."""
+        if len(self._inbox) >= INBOX_MAX:
+            self.world.dropped += 1
+            return
+        self.tell(event)
+
+    def announced(self, source: PeerId, sealed: ms.Sealed) -> bool:
+        """Take in a gossiped body, and whether to hand it on."""
+        if not self.on:
+            return False
+        event = delivered(source, unseal(sealed))
+        if event is None:
+            return False
+        self.hear(event)
+        return True
+
+    def tell(self, event: ev.Event) -> None:
+        """Queue an event for the core; it is taken as soon as the disk allows."""
+        if self.node is not None:
+            self._inbox.append(event)
+            if not self._busy:
+                self._turn()
+
+    def _turn(self) -> None:
+        """Take batches until nothing waits, or until one has to be synced."""
+        inbox, world = self._inbox, self.world
+        # _busy also keeps an act that tells the core at once from starting a batch within a batch.
+        self._busy = True
+        life = self.life
+        while inbox:
+            effects: list[ef.Effect] = []
+            for _ in range(min(len(inbox), EVENTS_MAX)):
+                self._step(inbox.popleft(), effects)
+            effects = self.behaviour.decide(effects)
+            writes = [effect for effect in effects if isinstance(effect, ef.Write)]
+            acts = [effect for effect in effects if not isinstance(effect, ef.Write)]
+            if writes:
+                self.disk.write(writes)
+                if self.dies_at_write:
+                    self.crash()
+                    return
+                delay = world.kernel.draw(world.sync_ms)
+                world.kernel.later(delay, self._synced, life, acts)
+                return
+            self._carry_out(acts)
+            if self.life != life:
+                return
+        self._busy = False
+        self._plan_tick()
+
+    def _synced(self, life: int, acts: list[ef.Act]) -> None:
+        if life != self.life:
+            return
+        writes = self.disk.unsynced
+        self.disk.sync()
+        self.world.witness.synced(self, writes)
+        self._carry_out(acts)
+        if life == self.life:
+            self._turn()
+
+    def _step(self, event: ev.Event, into: list[ef.Effect]) -> None:
+        node, world = self.node, self.world
+        assert node is not None
+        world.core_events += 1
+        now = self.clock.monotonic(world.kernel.now)
+        effects = node.handle(event, now)
+        world.trace.step(world.kernel.now, self.number, self.name, event, effects)
+        world.witness.stepped(self, event, effects)
+        for effect in effects:
+            if isinstance(effect, ef.Sign):
+                self._step(signed(self.peer, effect.body), into)
+            else:
+                into.append(effect)
+
+    def _plan_tick(self) -> None:
+        node, kernel = self.node, self.world.kernel
+        if node is None or not node.restored:
+            return
+        deadline = node.deadline()
+        if deadline is None:
+            return
+        at = self.clock.reaches(deadline, kernel.now)
+        if self._tick_at is None or self._tick_at > at:
+            self._tick_at = at
+            kernel.at(at, self._tick, self.life, at)
+
+    def _tick(self, life: int, at: int) -> None:
+        if life == self.life and self._tick_at == at:
+            self._tick_at = None
+            self.tell(ev.Tick())
+
+    # ---- acts out ----------------------------------------------------------------------------
+
+    def _carry_out(self, acts: Sequence[ef.Act]) -> None:
+        life = self.life
+        for act in acts:
+            if self.dies_after is not None:
+                self.dies_after -= 1
+                if self.dies_after < 0:
+                    self.crash()
+            if self.life != life:
+                return
+            self.world.witness.acting(self, act)
+            self._act(act)
+
+    def _act(self, act: ef.Act) -> None:
+        match act:
+            case ef.Send(peers=peers, message=message):
+                self.send(peers, message)
+            case ef.SendFrames(peer=peer):
+                for sealed in self.disk.frame_range(act):
+                    self.send((peer,), ms.Deliver(sealed))
+            case ef.Gossip(sealed=sealed):
+                self.world.network.gossip(self.number, sealed)
+            case (
+                ef.OpenJob() | ef.Execute() | ef.Withdraw() | ef.ShutJob() | ef.SetPaused()
+                | ef.Fetch()
+            ):  # fmt: skip
+                self.compute.act(act)
+            case ef.Report():
+                pass
+            case ef.Sign():
+                raise AssertionError("signed in _step")
+            case _:
+                assert_never(act)
+
+    def send(self, peers: Sequence[PeerId], message: ms.Message) -> None:
+        """Send a message to peers, as it is or as an adversary would rather have it."""
+        network = self.world.network
+        if self.behaviour.twists:
+            for peer in peers:
+                for twisted in self.behaviour.outgoing(peer, message):
+                    self._send_one(peer, twisted)
+            return
+        event = heard(self.peer, message)
+        if event is not None:
+            first = isinstance(message, ms.Hello)
+            for peer in peers:
+                network.send(self.number, peer, event, first)
+
+    def _send_one(self, peer: PeerId, message: ms.Message) -> None:
+        try:
+            event = heard(self.peer, message)
+        except Malformed:
+            return  # the receiver refuses it before its core
+        if event is not None:
+            self.world.network.send(self.number, peer, event, isinstance(message, ms.Hello))
+
+    # ---- for the sandbox ---------------------------------------------------------------------
+
+    def answer(self, job: JobId, unit: int) -> Answer | None:
+        """What running a unit gives here."""
+        return self.behaviour.answer(job, unit)
+
+    def unit_ms(self) -> int:
+        """How long the next execution takes."""
+        return max(1, self.behaviour.unit_ms(self.world.kernel.draw(self.kind.unit_ms)))
+
+    def reach(self, sources: Sequence[PeerId]) -> list[Disk]:
+        """The disks of those sources that can be asked for blobs now."""
+        found = []
+        for peer in sources:
+            other = self.world.by_peer.get(peer)
+            if other is not None and self.world.network.connected(self.number, peer):
+                found.append(other.disk)
+        return found

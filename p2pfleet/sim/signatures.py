@@ -1,0 +1,119 @@
+"""Signing without keys: a signature here is 64 bytes that follow from the signer's id.
+
+Whoever knows an id could sign for it; no adversary of the simulator does. What a receiver checks
+beside the signature (canonical bytes, the signer that the body names) is checked as it is by a real
+node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from p2pfleet.core import events as ev
+from p2pfleet.core.errors import Malformed
+from p2pfleet.core.model.ids import FrameHash, PeerId
+from p2pfleet.core.wire import messages as ms
+from p2pfleet.core.wire.codec import decode, encode
+from p2pfleet.core.wire.names import MAX_FRAME_BYTES
+from p2pfleet.core.wire.verified import (
+    Verified,
+    VerifiedClosure,
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+    VerifiedRequirement,
+)
+
+
+def peer_of(name: str) -> PeerId:
+    """The identity of the machine of this name."""
+    return PeerId(hashlib.sha256(b"p2pfleet simulated machine:" + name.encode()).digest())
+
+
+def signer_of(body: ms.SignedBody) -> PeerId:
+    """Who has to sign a body."""
+    match body:
+        case ms.Manifest() | ms.Closure():
+            return body.publisher
+        case ms.PeerRecord():
+            return body.peer
+        case ms.Requirement():
+            return body.owner
+        case ms.Frame():
+            return body.author
+
+
+@lru_cache(4096)
+def signature_of(signer: PeerId) -> bytes:
+    """The 64 bytes that stand for a signature of ``signer``."""
+    return hashlib.sha512(b"p2pfleet simulated signature:" + signer).digest()
+
+
+def seal(body: ms.SignedBody) -> ms.Sealed:
+    """Sign a body with the key of whom it names."""
+    signer = signer_of(body)
+    return ms.Sealed(encode(body), signer, signature_of(signer))
+
+
+@lru_cache(65536)
+def unseal(sealed: ms.Sealed) -> Verified:
+    """What verification makes of a sealed body. Raises :class:`Malformed`."""
+    if sealed.signature != signature_of(sealed.signer):
+        raise Malformed("the signature does not match")
+    body = decode(sealed.body, ms.SignedBody, MAX_FRAME_BYTES)
+    if sealed.signer != signer_of(body):
+        raise Malformed("signed by somebody else than it names")
+    match body:
+        case ms.Manifest():
+            return VerifiedManifest(sealed, ms.job_id(sealed), body)
+        case ms.Closure():
+            return VerifiedClosure(sealed, body)
+        case ms.PeerRecord():
+            return VerifiedRecord(sealed, body)
+        case ms.Requirement():
+            return VerifiedRequirement(sealed, body)
+    return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
+
+
+def signed(me: PeerId, body: ms.SignedBody) -> ev.Event:
+    """The event by which a node gets back what it wanted signed."""
+    verified = unseal(seal(body))
+    if isinstance(verified, VerifiedRecord):
+        return ev.RecordSigned(verified)
+    event = delivered(me, verified)
+    assert event is not None
+    return event
+
+
+def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
+    """The event by which a node hears of a signed body; of a record outside a hello: none."""
+    match verified:
+        case VerifiedManifest():
+            return ev.ManifestReceived(source, verified)
+        case VerifiedClosure():
+            return ev.ClosureReceived(source, verified)
+        case VerifiedFrame():
+            return ev.FrameReceived(source, verified)
+        case VerifiedRequirement():
+            return ev.RequirementReceived(source, verified)
+        case VerifiedRecord():
+            return None
+
+
+def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
+    """What a stream message of ``source`` means to the core; ``None``: refused before it."""
+    match message:
+        case ms.Hello(record=sealed):
+            record = unseal(sealed)
+            if not isinstance(record, VerifiedRecord) or record.record.peer != source:
+                return None
+            return ev.HelloReceived(source, record)
+        case ms.Deliver(sealed=sealed):
+            return delivered(source, unseal(sealed))
+        case ms.JobsSummary(open=open_jobs, closed=closed):
+            return ev.JobsSummaryReceived(source, open_jobs, closed)
+        case ms.FramesSummary(job=job, positions=positions):
+            return ev.FramesSummaryReceived(source, job, positions)
+        case ms.Wanted(job=job, units=units):
+            return ev.WantedReceived(source, job, units)
