@@ -21,6 +21,7 @@ from p2pfleet.core.wire.messages import (
     Requirement,
     Sealed,
     SignedBody,
+    signer_of,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from p2pfleet.core.wire.verified import (
@@ -65,21 +66,16 @@ def _opened(sealed: Sealed, body: SignedBody) -> Verified:
     """``body`` with its seal. Raises :class:`Malformed` if somebody signed in another's name."""
     match body:
         case Manifest():
-            named = body.publisher
             verified: Verified = VerifiedManifest(sealed, JobId(sealed.hash), body)
         case Closure():
-            named = body.publisher
             verified = VerifiedClosure(sealed, body)
         case PeerRecord():
-            named = body.peer
             verified = VerifiedRecord(sealed, body)
         case Requirement():
-            named = body.owner
             verified = VerifiedRequirement(sealed, body)
         case Frame():
-            named = body.author
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
-    if named != sealed.signer:
+    if signer_of(body) != sealed.signer:
         raise Malformed("somebody else signed it than the one it names")
     return verified
 

@@ -31,19 +31,6 @@ def peer_of(name: str) -> PeerId:
     return PeerId(hashlib.sha256(b"p2pfleet simulated machine:" + name.encode()).digest())
 
 
-def signer_of(body: ms.SignedBody) -> PeerId:
-    """Who has to sign a body."""
-    match body:
-        case ms.Manifest() | ms.Closure():
-            return body.publisher
-        case ms.PeerRecord():
-            return body.peer
-        case ms.Requirement():
-            return body.owner
-        case ms.Frame():
-            return body.author
-
-
 @lru_cache(4096)
 def signature_of(signer: PeerId) -> bytes:
     """The 64 bytes that stand for a signature of ``signer``."""
@@ -52,7 +39,7 @@ def signature_of(signer: PeerId) -> bytes:
 
 def seal(body: ms.SignedBody) -> ms.Sealed:
     """Sign a body with the key of whom it names."""
-    signer = signer_of(body)
+    signer = ms.signer_of(body)
     return ms.Sealed(encode(body), signer, signature_of(signer))
 
 
@@ -62,7 +49,7 @@ def unseal(sealed: ms.Sealed) -> Verified:
     if sealed.signature != signature_of(sealed.signer):
         raise Malformed("the signature does not match")
     body = decode(sealed.body, ms.SignedBody, MAX_FRAME_BYTES)
-    if sealed.signer != signer_of(body):
+    if sealed.signer != ms.signer_of(body):
         raise Malformed("signed by somebody else than it names")
     match body:
         case ms.Manifest():

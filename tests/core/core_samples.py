@@ -122,28 +122,16 @@ def requirement(
     return verified
 
 
-def signer_of(body: ms.SignedBody) -> PeerId:
-    match body:
-        case ms.Manifest() | ms.Closure():
-            return body.publisher
-        case ms.PeerRecord():
-            return body.peer
-        case ms.Requirement():
-            return body.owner
-        case ms.Frame():
-            return body.author
-
-
 def seal(body: ms.SignedBody) -> ms.Sealed:
     """Sign with the fake: 64 zero bytes."""
-    return ms.Sealed(encode(body), signer_of(body), bytes(64))
+    return ms.Sealed(encode(body), ms.signer_of(body), bytes(64))
 
 
 @lru_cache(65536)
 def unseal(sealed: ms.Sealed) -> Any:
     """What the runtime's verification makes of a sealed body (a ``Verified``)."""
     body = decode(sealed.body, ms.SignedBody, MAX_FRAME_BYTES)
-    assert sealed.signer == signer_of(body)
+    assert sealed.signer == ms.signer_of(body)
     verified: Verified
     match body:
         case ms.Manifest():

@@ -1,4 +1,4 @@
-"""Sortition: who may take a unit, and from when on (``protocol/sortition.md``).
+"""Sortition: who may take a unit, and from when on.
 
 Each peer has a ticket for each unit, drawn by a hash that nobody chooses. At first only as many low
 tickets are eligible as the unit needs in a crowd of the size that the publisher guessed; the

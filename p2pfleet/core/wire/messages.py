@@ -22,6 +22,7 @@ from p2pfleet.core.model.ids import (
     JobId,
     JobIdField,
     NetworkIdField,
+    PeerId,
     PeerIdField,
     sha256,
 )
@@ -159,6 +160,19 @@ class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
 
 
 SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame
+
+
+def signer_of(body: SignedBody) -> PeerId:
+    """Who has to sign a body: the peer that it names."""
+    match body:
+        case Manifest() | Closure():
+            return body.publisher
+        case PeerRecord():
+            return body.peer
+        case Requirement():
+            return body.owner
+        case Frame():
+            return body.author
 
 
 class Sealed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
