@@ -9,9 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from p2pfleet.core.errors import Verdict
-from p2pfleet.core.model.ids import JobId, PeerId
+from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.core.wire.messages import Manifest, Message, Sealed, SignedBody
+from p2pfleet.core.model.record import Record
+from p2pfleet.core.wire.messages import Manifest, Message, RevealItem, Sealed, SignedBody
 
 
 class _Effect(msgspec.Struct, frozen=True):
@@ -63,19 +64,70 @@ class SaveUnits(_Effect, frozen=True, tag="SaveUnits"):
     rows: tuple[UnitRow, ...]
 
 
-class Judgement(_Effect, frozen=True):
-    """A certificate agreed with, or contradicted, a peer's vote on a unit."""
+class OwnSeed(_Effect, frozen=True):
+    """What this node needs to reveal one entry of commitments: the seed, and its own answers."""
+
+    seed_hash: bytes
+    seed: bytes
+    items: tuple[RevealItem, ...]
+
+
+class SaveSeed(_Effect, frozen=True, tag="SaveSeed"):
+    """A seed of this node's own, before anything that was committed to with it is announced."""
+
+    job: JobId
+    seed: OwnSeed
+
+
+class Move(_Effect, frozen=True):
+    """What one unit means for a peer's record; ``kind`` as in ``rules.reputation``."""
 
     unit: int
     peer: PeerId
-    agreed: bool
+    kind: str
 
 
-class SaveJudgements(_Effect, frozen=True, tag="SaveJudgements"):
-    """Movements of records. A (job, unit, peer) counts once; later ones replace earlier ones."""
+class SaveMoves(_Effect, frozen=True, tag="SaveMoves"):
+    """Moves of records by a job of this node's own. Of one (job, unit, peer) the last one counts;
+    an empty ``kind`` takes it back. They are part of the totals once the job has ended."""
 
     job: JobId
-    rows: tuple[Judgement, ...]
+    rows: tuple[Move, ...]
+
+
+class VoidMoves(_Effect, frozen=True, tag="VoidMoves"):
+    """The job was poisoned: nothing of it moves a record."""
+
+    job: JobId
+
+
+class RecordRow(_Effect, frozen=True):
+    """A peer's record in a class of models over all jobs that have ended."""
+
+    model_class: str
+    peer: PeerId
+    record: Record
+
+
+class SaveRecords(_Effect, frozen=True, tag="SaveRecords"):
+    """Totals; each replaces the earlier one of its (class, peer)."""
+
+    rows: tuple[RecordRow, ...]
+
+
+class SaveSnapshot(_Effect, frozen=True, tag="SaveSnapshot"):
+    """A trust snapshot that weighs votes in a job here."""
+
+    job: JobId
+    snapshot: Sealed
+
+
+class SaveProof(_Effect, frozen=True, tag="SaveProof"):
+    """Two frames that prove a fault of ``peer``; of each peer the first proof is kept."""
+
+    peer: PeerId
+    first: Sealed
+    second: Sealed
 
 
 class SaveRequirement(_Effect, frozen=True, tag="SaveRequirement"):
@@ -85,12 +137,25 @@ class SaveRequirement(_Effect, frozen=True, tag="SaveRequirement"):
 
 
 class ForgetJob(_Effect, frozen=True, tag="ForgetJob"):
-    """Drop the frames and the ledger of a job; its judgements stay."""
+    """Drop the frames, seeds, snapshots and the ledger of a job; its moves stay."""
 
     job: JobId
 
 
-Write = SaveJob | CloseJob | SaveFrame | SaveUnits | SaveJudgements | SaveRequirement | ForgetJob
+Write = (
+    SaveJob
+    | CloseJob
+    | SaveFrame
+    | SaveUnits
+    | SaveSeed
+    | SaveMoves
+    | VoidMoves
+    | SaveRecords
+    | SaveSnapshot
+    | SaveProof
+    | SaveRequirement
+    | ForgetJob
+)
 
 # ---- acts ------------------------------------------------------------------------------------
 
@@ -185,6 +250,51 @@ class Fetch(_Effect, frozen=True, tag="Fetch"):
     sources: tuple[PeerId, ...]
 
 
+class MakeCommitments(_Effect, frozen=True, tag="MakeCommitments"):
+    """Draw a seed and commit with it to these outputs, which are durably here.
+
+    The runtime answers with CommitmentsMade for those that it could read, and UnitUnavailable for
+    the others.
+    """
+
+    job: JobId
+    items: tuple[RevealItem, ...]
+
+
+class OpenedCommitment(_Effect, frozen=True):
+    """A commitment of a peer, and the seed that it revealed."""
+
+    unit: int
+    attempt: int
+    peer: PeerId
+    seed: bytes
+    commitment: bytes
+
+
+class CheckCommitments(_Effect, frozen=True, tag="CheckCommitments"):
+    """Hold commitments against the output of ``digest``, which is durably here.
+
+    The runtime answers with CommitmentsChecked, unless the output is here no more.
+    """
+
+    job: JobId
+    digest: Digest
+    items: tuple[OpenedCommitment, ...]
+
+
+class Compare(_Effect, frozen=True, tag="Compare"):
+    """Get another's output for a unit and compare it with one that is here, ``own``.
+
+    The runtime answers with Compared.
+    """
+
+    job: JobId
+    unit: int
+    candidate: BlobRef
+    own: Digest
+    sources: tuple[PeerId, ...]
+
+
 Act = (
     Sign
     | Send
@@ -197,5 +307,8 @@ Act = (
     | ShutJob
     | SetPaused
     | Fetch
+    | MakeCommitments
+    | CheckCommitments
+    | Compare
 )
 Effect = Write | Act

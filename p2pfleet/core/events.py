@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.effects import Judgement, UnitRow
+from p2pfleet.core.effects import Move, OwnSeed, RecordRow, UnitRow
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.core.wire.messages import AuthorPosition
+from p2pfleet.core.wire.messages import AuthorPosition, RevealItem, Ringer
 from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 
 
@@ -25,29 +26,44 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class Started(_Event, frozen=True, tag="Started"):
-    """First event of a run. ``wall_ms`` is the wall clock at this event's ``now``."""
+    """First event of a run. ``wall_ms`` is the wall clock at this event's ``now``.
+
+    ``coin`` is a secret of 32 bytes, drawn anew for every run: it decides which units this node
+    audits, so that nobody else can tell.
+    """
 
     incarnation: int
     wall_ms: int
     software: str
     addresses: tuple[str, ...]
+    coin: bytes = bytes(32)
 
 
 class RecordsRestored(_Event, frozen=True, tag="RecordsRestored"):
-    """(peer, agreed, contradicted) as the store has it."""
+    """The records over all jobs that have ended, as the store has them."""
 
-    records: tuple[tuple[PeerId, int, int], ...]
+    rows: tuple[RecordRow, ...]
+
+
+class ProofRestored(_Event, frozen=True, tag="ProofRestored"):
+    """A proof from the store."""
+
+    first: VerifiedFrame
+    second: VerifiedFrame
 
 
 class JobRestored(_Event, frozen=True, tag="JobRestored"):
-    """A job from the store, with its ledger and the votes that already moved a record."""
+    """A job from the store, with its ledger, the moves of records that it brought about so far (in
+    the order in which they were first saved), its trust snapshots and this node's own seeds."""
 
     manifest: VerifiedManifest
     own: bool
     state: str
     closure: VerifiedClosure | None
     units: tuple[UnitRow, ...]
-    judged: tuple[Judgement, ...]
+    moves: tuple[Move, ...]
+    snapshots: tuple[VerifiedSnapshot, ...] = ()
+    seeds: tuple[OwnSeed, ...] = ()
 
 
 class FrameRestored(_Event, frozen=True, tag="FrameRestored"):
@@ -161,7 +177,31 @@ class RequirementReceived(_Event, frozen=True, tag="RequirementReceived"):
     requirement: VerifiedRequirement
 
 
+class SnapshotReceived(_Event, frozen=True, tag="SnapshotReceived"):
+    """A trust snapshot, from ``source`` (the node's own id: signed here)."""
+
+    source: PeerId
+    snapshot: VerifiedSnapshot
+
+
+class ProofReceived(_Event, frozen=True, tag="ProofReceived"):
+    """Two frames that are said to prove a fault of their author, from ``source``."""
+
+    source: PeerId
+    first: VerifiedFrame
+    second: VerifiedFrame
+
+
 # ---- work ------------------------------------------------------------------------------------
+
+
+class RingersKnown(_Event, frozen=True, tag="RingersKnown"):
+    """The ringers of a job of this node's own, whose answers it computed when it published, and the
+    secret that hides them in the manifest."""
+
+    job: JobId
+    secret: bytes
+    ringers: tuple[Ringer, ...]
 
 
 class CancelRequested(_Event, frozen=True, tag="CancelRequested"):
@@ -211,6 +251,39 @@ class UnitUnavailable(_Event, frozen=True, tag="UnitUnavailable"):
     reason: str
 
 
+class CommitmentsMade(_Event, frozen=True, tag="CommitmentsMade"):
+    """Commitments to own outputs, in the order of ``items``, all with the nonces of ``seed``."""
+
+    job: JobId
+    seed: bytes
+    items: tuple[RevealItem, ...]
+    commitments: tuple[bytes, ...]
+
+
+class CommitmentsChecked(_Event, frozen=True, tag="CommitmentsChecked"):
+    """Of the peers whose commitments to ``digest`` were opened, (unit, attempt, peer): the good
+    ones, and those who had committed to something else."""
+
+    job: JobId
+    digest: Digest
+    good: tuple[tuple[int, int, PeerId], ...]
+    bad: tuple[tuple[int, int, PeerId], ...]
+
+
+class Compared(_Event, frozen=True, tag="Compared"):
+    """Another's output for a unit was compared with ``own``.
+
+    ``verdict``: same (the same answer by the job's rule), near (not the same, but no further off
+    than processors may differ: a hundred times the tolerance), different, or unavailable.
+    """
+
+    job: JobId
+    unit: int
+    candidate: Digest
+    own: Digest
+    verdict: str
+
+
 class BlobArrived(_Event, frozen=True, tag="BlobArrived"):
     """What a :class:`~p2pfleet.core.effects.Fetch` asked for is durably here."""
 
@@ -229,6 +302,7 @@ class BlobFailed(_Event, frozen=True, tag="BlobFailed"):
 Event = (
     Started
     | RecordsRestored
+    | ProofRestored
     | JobRestored
     | FrameRestored
     | RestoreFinished
@@ -247,12 +321,18 @@ Event = (
     | FrameReceived
     | RecordSigned
     | RequirementReceived
+    | SnapshotReceived
+    | ProofReceived
+    | RingersKnown
     | CancelRequested
     | JobOpened
     | JobUnavailable
     | UnitExecuted
     | UnitFaulted
     | UnitUnavailable
+    | CommitmentsMade
+    | CommitmentsChecked
+    | Compared
     | BlobArrived
     | BlobFailed
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Cid, CidField, DigestField
 
 MAX_UNITS = 1_000_000
@@ -30,7 +31,7 @@ class Exact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """Outputs are compared byte for byte."""
 
 
-Comparison = Exact
+Comparison = Exact | Tolerance
 
 
 class FixedQuorum(
@@ -42,7 +43,42 @@ class FixedQuorum(
     replicas_max: Annotated[int, Meta(ge=1, le=64)]
 
 
-StopRule = FixedQuorum
+class Confidence(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="confidence"
+):
+    """Stop when one digest is credible enough; give up after ``replicas_max`` replicas.
+
+    ``error_ppb`` is the accepted error 1 - theta in billionths, ``faulty_ppm`` the share of peers
+    that the publisher takes for faulty, in millionths.
+    """
+
+    error_ppb: Annotated[int, Meta(ge=1, le=500_000_000)]
+    faulty_ppm: Annotated[int, Meta(ge=1, le=500_000)]
+    replicas_max: Annotated[int, Meta(ge=1, le=64)]
+
+
+StopRule = FixedQuorum | Confidence
+
+
+class Trust(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How the answers of a job come to be trusted.
+
+    ``model_class`` is the publisher's name for the kind of work: records are kept by it.
+    ``snapshot`` is the hash of the trust snapshot that weighs votes at first; without one every
+    peer is a newcomer. ``ringers`` is the hash over the units whose answers the publisher already
+    knows, opened at the end. ``audit_ppm`` of all certified units are executed once more, in
+    millionths. ``crowd`` is the publisher's guess of how many volunteers there are, ``step_ms``
+    the time after which twice as many become eligible for a unit, ``window_ms`` how long others
+    are waited for before a commitment is revealed.
+    """
+
+    model_class: Annotated[str, Meta(min_length=1, max_length=64)] = "any"
+    snapshot: DigestField | None = None
+    ringers: DigestField | None = None
+    audit_ppm: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    crowd: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    step_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 2_000
+    window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 5_000
 
 
 class UnitInput(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

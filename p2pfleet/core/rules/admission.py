@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
-from p2pfleet.core.model.ids import cid_sha256
-from p2pfleet.core.model.job import MAX_EXPIRY_MS, Limits, UnitTable
+from p2pfleet.core.model.ids import cid_sha256, sha256
+from p2pfleet.core.model.job import MAX_EXPIRY_MS, Exact, FixedQuorum, Limits, UnitTable
 from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.model.puzzle import fits
+from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
+    PUBLISHER_ENTRIES,
+    Audit,
     Claim,
     Closure,
+    Commit,
+    Endorse,
+    Entry,
+    Failure,
     Frame,
     Manifest,
+    OpenRingers,
     PeerRecord,
     Release,
     Reveal,
+    Snapshot,
 )
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
 
 CLOCK_SKEW_MS = 2 * 60 * 1000
 RECORD_LIFE_MS = 24 * 3600 * 1000
+
+_RINGERS = b"p2pfleet-ringers-1:"
 
 
 def judge_manifest(manifest: Manifest, terms: NetworkTerms, wall_ms: int) -> Verdict:
@@ -32,7 +43,7 @@ def judge_manifest(manifest: Manifest, terms: NetworkTerms, wall_ms: int) -> Ver
         return Reject("the job expires before it was issued")
     if manifest.expires_ms - manifest.issued_ms > MAX_EXPIRY_MS:
         return Reject("the job lasts longer than 30 days")
-    if manifest.stop.replicas_max < manifest.stop.quorum:
+    if isinstance(manifest.stop, FixedQuorum) and manifest.stop.replicas_max < manifest.stop.quorum:
         return Reject("the quorum is larger than the number of replicas allowed")
     for cid in (manifest.model, manifest.table):
         try:
@@ -58,14 +69,66 @@ def judge_frame(frame: Frame, manifest: Manifest, terms: NetworkTerms) -> Verdic
         return Reject("the frame belongs to another network")
     if not fits(terms, frame.author):
         return Reject("the author's key does not fit the network")
-    if frame.author == manifest.publisher:
-        return Reject("the publisher does not run units of its own job")
+    published = frame.author == manifest.publisher
     for entry in frame.entries:
-        if isinstance(entry, Reveal) and entry.length > manifest.limits.output_bytes:
-            return Reject("the frame votes for an output larger than the job allows")
-        units = entry.units if isinstance(entry, Claim | Release) else (entry.unit,)
-        if max(units) >= manifest.units:
-            return Reject("the frame names a unit that the job does not have")
+        if isinstance(entry, PUBLISHER_ENTRIES) != published:
+            if published:
+                return Reject("the publisher does not run units of its own job")
+            return Reject("somebody else than the publisher says what is right")
+        fault = _entry_fault(entry, manifest)
+        if fault:
+            return Reject(fault)
+    return ACCEPT
+
+
+def _entry_fault(entry: Entry, manifest: Manifest) -> str:
+    units = named_units(entry)
+    if max(units) >= manifest.units:
+        return "the frame names a unit that the job does not have"
+    match entry:
+        case Reveal(items=items):
+            if any(item.length > manifest.limits.output_bytes for item in items):
+                return "the frame votes for an output larger than the job allows"
+            if len({(item.unit, item.attempt) for item in items}) != len(items):
+                return "the frame votes twice on a unit"
+        case Commit(items=items):
+            if len({(item.unit, item.attempt) for item in items}) != len(items):
+                return "the frame commits twice to a unit"
+        case Endorse():
+            if isinstance(manifest.comparison, Exact):
+                return "the frame endorses where results are compared byte for byte"
+        case OpenRingers():
+            if ringers_hash(entry) != manifest.trust.ringers:
+                return "the ringers are not those that the manifest names"
+    return ""
+
+
+def named_units(entry: Entry) -> tuple[int, ...]:
+    """The units that an entry is about; at least one."""
+    match entry:
+        case Claim(units=units) | Release(units=units):
+            return units
+        case Reveal(items=items):
+            return tuple(item.unit for item in items)
+        case Commit(items=items):
+            return tuple(item.unit for item in items)
+        case OpenRingers(ringers=ringers):
+            return tuple(ringer.unit for ringer in ringers)
+        case Failure(unit=unit) | Endorse(unit=unit) | Audit(unit=unit):
+            return (unit,)
+
+
+def ringers_hash(opened: OpenRingers) -> bytes:
+    """What the manifest tells of the ringers before they are opened: 32 bytes."""
+    return sha256(_RINGERS + opened.secret + encode(opened.ringers))
+
+
+def judge_snapshot(snapshot: Snapshot, terms: NetworkTerms) -> Verdict:
+    """Accept a publisher's trust snapshot, or why not."""
+    if snapshot.network != terms.id:
+        return Reject("the trust snapshot belongs to another network")
+    if not fits(terms, snapshot.publisher):
+        return Reject("the publisher's key does not fit the network")
     return ACCEPT
 
 

@@ -8,6 +8,7 @@ other; the connection has already proved who says it.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -26,7 +27,15 @@ from p2pfleet.core.model.ids import (
     PeerIdField,
     sha256,
 )
-from p2pfleet.core.model.job import MAX_UNITS, Bytes, Comparison, Limits, StopRule, UnitIndex
+from p2pfleet.core.model.job import (
+    MAX_UNITS,
+    Bytes,
+    Comparison,
+    Limits,
+    StopRule,
+    Trust,
+    UnitIndex,
+)
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 
 SIGNATURE_PREFIX = b"p2pfleet-signed-1:"
@@ -35,6 +44,13 @@ Clock = Annotated[int, Meta(ge=0, lt=2**53)]
 Counter = Annotated[int, Meta(ge=0, lt=2**53)]
 ShortText = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
+Attempt = Annotated[int, Meta(ge=0, le=255)]
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+COMMIT_ITEMS_MAX = 256
+SEEN_MAX = 256
+SNAPSHOT_PEERS_MAX = 768
+RINGERS_MAX = 128
 
 
 class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -45,7 +61,9 @@ class Manifest(_Body, frozen=True, tag="p2pfleet/1/manifest"):
     """A job as its publisher signed it. The job's id is the SHA-256 of this body's bytes.
 
     Times are wall-clock milliseconds since 1970 by the publisher's clock; ``lease_ms`` is a
-    duration. ``total_bytes`` is what a volunteer that did every unit would fetch.
+    duration. ``total_bytes`` is what a volunteer that did every unit would fetch. ``work`` is what
+    running the model on one unit takes, in operations counted from its graph: what credit is given
+    for.
     """
 
     network: NetworkIdField
@@ -65,6 +83,8 @@ class Manifest(_Body, frozen=True, tag="p2pfleet/1/manifest"):
     issued_ms: Clock
     expires_ms: Clock
     salt: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    trust: Trust = Trust()
+    work: Counter = 0
 
 
 class Closure(_Body, frozen=True, tag="p2pfleet/1/closure"):
@@ -107,6 +127,33 @@ class Requirement(_Body, frozen=True, tag="p2pfleet/1/requirement"):
     onnxruntime: Version
 
 
+class PeerChecks(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How many checks a peer has passed (k of the credibility rule)."""
+
+    peer: PeerIdField
+    checks: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Snapshot(_Body, frozen=True, tag="p2pfleet/1/snapshot"):
+    """A publisher's records of peers for one class of models, which weigh their votes.
+
+    Its name is the SHA-256 of the body's bytes. A higher ``number`` replaces a lower one; peers
+    stand in ascending order of their keys, each once; who is not in it is a newcomer.
+    """
+
+    network: NetworkIdField
+    publisher: PeerIdField
+    model_class: Annotated[str, Meta(min_length=1, max_length=64)]
+    number: Counter
+    issued_ms: Clock
+    records: Annotated[tuple[PeerChecks, ...], Meta(max_length=SNAPSHOT_PEERS_MAX)]
+
+    def __post_init__(self) -> None:
+        for one, two in pairwise(self.records):
+            if one.peer >= two.peer:
+                raise ValueError("records must be in ascending order of keys, each key once")
+
+
 class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pass
 
@@ -123,24 +170,102 @@ class Release(_Entry, frozen=True, tag=2):
     units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=4096)]
 
 
-class Reveal(_Entry, frozen=True, tag=3):
-    """A vote: the author ran ``unit`` and its output, of ``length`` bytes, has this digest."""
+class VoteRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Points at one entry of one frame, and at one item of it (0 where an entry has no items)."""
+
+    frame: FrameHashField
+    index: Annotated[int, Meta(ge=0, lt=1024)]
+    item: Annotated[int, Meta(ge=0, lt=COMMIT_ITEMS_MAX)] = 0
+
+
+class RevealItem(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One unit's output: its digest, and its size in bytes."""
 
     unit: UnitIndex
-    attempt: Annotated[int, Meta(ge=0, le=255)]
+    attempt: Attempt
     digest: DigestField
     length: Bytes
+
+
+class Reveal(_Entry, frozen=True, tag=3):
+    """Votes: what the author committed to in entry ``index`` of its frame ``commit``.
+
+    ``seed`` is what the nonces of those commitments were made from; ``items`` are the same units
+    and attempts in the same order. ``seen`` are the frames (ascending, each once) whose commitments
+    to these units the author held when it revealed: it counts together with them only.
+    """
+
+    commit: FrameHashField
+    index: Annotated[int, Meta(ge=0, lt=1024)]
+    seed: Hash
+    items: Annotated[tuple[RevealItem, ...], Meta(min_length=1, max_length=COMMIT_ITEMS_MAX)]
+    seen: Annotated[tuple[FrameHashField, ...], Meta(max_length=SEEN_MAX)]
+
+    def __post_init__(self) -> None:
+        for one, two in pairwise(self.seen):
+            if one >= two:
+                raise ValueError("frames seen must be in ascending order, each once")
 
 
 class Failure(_Entry, frozen=True, tag=4):
     """The author tried ``unit`` and it cannot be run within the job's limits; says why."""
 
     unit: UnitIndex
-    attempt: Annotated[int, Meta(ge=0, le=255)]
+    attempt: Attempt
     reason: ShortText
 
 
-Entry = Claim | Release | Reveal | Failure
+class CommitItem(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A commitment to the output of one unit (``core/rules/commitment.py``)."""
+
+    unit: UnitIndex
+    attempt: Attempt
+    commitment: Hash
+
+
+class Commit(_Entry, frozen=True, tag=5):
+    """The author has run these units. Their nonces come from a seed of this hash, which reveals
+    them together. Each (unit, attempt) stands once."""
+
+    seed_hash: Hash
+    items: Annotated[tuple[CommitItem, ...], Meta(min_length=1, max_length=COMMIT_ITEMS_MAX)]
+
+
+class Endorse(_Entry, frozen=True, tag=6):
+    """A vote for another's digest: the author, whose own reveal for ``unit`` is ``own``, compared
+    that output with its own and holds them for the same answer."""
+
+    unit: UnitIndex
+    attempt: Attempt
+    own: VoteRef
+    digest: DigestField
+
+
+class Audit(_Entry, frozen=True, tag=7):
+    """The publisher's word: it executed ``unit`` itself (or knew its answer from the beginning),
+    and ``digest`` is right. Final for the unit."""
+
+    unit: UnitIndex
+    digest: DigestField
+
+
+class Ringer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A unit whose answer the publisher knew when it published."""
+
+    unit: UnitIndex
+    digest: DigestField
+
+
+class OpenRingers(_Entry, frozen=True, tag=8):
+    """The publisher's word at the end of the job: these were the ringers that the manifest names
+    by hash (``ringers_hash``)."""
+
+    secret: Hash
+    ringers: Annotated[tuple[Ringer, ...], Meta(min_length=1, max_length=RINGERS_MAX)]
+
+
+Entry = Claim | Release | Reveal | Failure | Commit | Endorse | Audit | OpenRingers
+PUBLISHER_ENTRIES = Audit | OpenRingers
 
 
 class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
@@ -159,13 +284,13 @@ class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
     entries: Annotated[tuple[Entry, ...], Meta(min_length=1, max_length=1024)]
 
 
-SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame
+SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame | Snapshot
 
 
 def signer_of(body: SignedBody) -> PeerId:
     """Who has to sign a body: the peer that it names."""
     match body:
-        case Manifest() | Closure():
+        case Manifest() | Closure() | Snapshot():
             return body.publisher
         case PeerRecord():
             return body.peer
@@ -201,24 +326,22 @@ def frame_hash(frame: Sealed) -> FrameHash:
     return FrameHash(frame.hash)
 
 
-class VoteRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Points at one entry of one frame."""
-
-    frame: FrameHashField
-    index: Annotated[int, Meta(ge=0, lt=1024)]
-
-
 class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A closed set of votes that fulfils the job's stop rule for one digest of one unit.
 
-    Carries no signature of its own: anybody can recompute it from the manifest and the frames.
+    ``votes`` are reveals and endorsements for ``digest``, ``against`` those of others for anything
+    else that was counted against it; ``snapshot`` names the trust snapshot that weighs them.
+    ``audit`` points at the publisher's own word, where the unit rests on that. Carries no signature
+    of its own: anybody can recompute it from manifest, snapshot and frames.
     """
 
     job: JobIdField
     unit: UnitIndex
-    attempt: Annotated[int, Meta(ge=0, le=255)]
     digest: DigestField
-    votes: Annotated[tuple[VoteRef, ...], Meta(min_length=1, max_length=64)]
+    snapshot: DigestField | None
+    votes: Annotated[tuple[VoteRef, ...], Meta(max_length=64)]
+    against: Annotated[tuple[VoteRef, ...], Meta(max_length=64)] = ()
+    audit: VoteRef | None = None
 
 
 # ---- stream messages -------------------------------------------------------------------------
@@ -237,7 +360,8 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 
 class Deliver(_Message, frozen=True, tag="deliver"):
-    """A sealed body (manifest, closure, frame, requirement), the sender's or somebody else's."""
+    """A sealed body (manifest, closure, frame, requirement, snapshot), the sender's or somebody
+    else's."""
 
     sealed: Sealed
 
@@ -278,7 +402,14 @@ class Wanted(_Message, frozen=True, tag="wanted"):
     units: Annotated[tuple[UnitIndex, ...], Meta(min_length=1, max_length=1024)]
 
 
-Message = Hello | Deliver | JobsSummary | FramesSummary | Wanted
+class Proof(_Message, frozen=True, tag="proof"):
+    """Two frames of one author which prove that it broke the protocol (``rules/evidence.py``)."""
+
+    first: Sealed
+    second: Sealed
+
+
+Message = Hello | Deliver | JobsSummary | FramesSummary | Wanted | Proof
 
 
 # ---- blobs -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.model.ids import FrameHash, JobId, PeerId
+from p2pfleet.core.model.ids import Digest, FrameHash, JobId, PeerId
 from p2pfleet.core.wire.messages import (
     Closure,
     Frame,
@@ -16,6 +16,7 @@ from p2pfleet.core.wire.messages import (
     PeerRecord,
     Requirement,
     Sealed,
+    Snapshot,
 )
 
 
@@ -48,6 +49,14 @@ class VerifiedRequirement(msgspec.Struct, frozen=True, tag="requirement"):
     requirement: Requirement
 
 
+class VerifiedSnapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    """A trust snapshot signed by the publisher it names; ``hash`` is its name."""
+
+    sealed: Sealed
+    hash: Digest
+    snapshot: Snapshot
+
+
 class VerifiedFrame(msgspec.Struct, frozen=True, tag="frame"):
     """A frame signed by the author it names."""
 
@@ -60,4 +69,11 @@ class VerifiedFrame(msgspec.Struct, frozen=True, tag="frame"):
         return self.frame.author
 
 
-Verified = VerifiedManifest | VerifiedClosure | VerifiedRecord | VerifiedRequirement | VerifiedFrame
+Verified = (
+    VerifiedManifest
+    | VerifiedClosure
+    | VerifiedRecord
+    | VerifiedRequirement
+    | VerifiedFrame
+    | VerifiedSnapshot
+)
