@@ -7,7 +7,7 @@ async with open_node(config) as node:
 from __future__ import annotations
 
 import ctypes
-import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,32 +28,24 @@ from p2pfleet.adapters.store import (
 )
 from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
-from p2pfleet.core.effects import UnitRow
-from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
+from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
-from p2pfleet.core.model.ids import JobId
-from p2pfleet.core.wire.messages import job_id
+from p2pfleet.core.model.ids import Cid, JobId, PeerId
+from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
-from p2pfleet.core.wire.verified import (
-    VerifiedClosure,
-    VerifiedFrame,
-    VerifiedManifest,
-    VerifiedRequirement,
-)
-from p2pfleet.ports import StoredJob
+from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.publishing import SubmitRequest, prepare
-from p2pfleet.running import RunningNode
+from p2pfleet.running import SUBMITTED, RunningNode
 from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.driver import Driver
 from p2pfleet.runtime.reception import announcement_validator, receive
 from p2pfleet.runtime.recording import Recorder
 from p2pfleet.runtime.requirements import opened_requirement
+from p2pfleet.runtime.restoration import restore
 from p2pfleet.runtime.signing import Signer, open_sealed
 from p2pfleet.runtime.unit_run import run_unit
 from p2pfleet.runtime.workshop import Workshop
-
-log = logging.getLogger(__name__)
 
 STOP_S = 1.5
 M_ARENA_MAX = -8  # malloc.h
@@ -126,6 +118,32 @@ async def open_node(config: NodeConfig, *, liar: bool = False) -> AsyncIterator[
             store.close()
 
 
+class _BlobGate:
+    """Who may have which blob of this node: the core decides, once there is one that remembers."""
+
+    def __init__(self) -> None:
+        self.node: Node | None = None
+        self.workshop: Workshop | None = None
+
+    def may_fetch(self, peer: PeerId, cid: Cid) -> bool:
+        """Whether ``peer`` may have it."""
+        if self.node is None or not self.node.restored:
+            return False
+        if self.workshop is not None and self.workshop.is_untold(cid):
+            return False
+        return self.node.may_fetch(peer, cid)
+
+
+def _manifest_of(store: SqliteStore, job: JobId) -> Manifest | None:
+    """The manifest of a job that is known here. Blocks; call it in a thread."""
+    stored = store.job(job)
+    if stored is None:
+        return None
+    opened = open_sealed(stored.manifest)
+    assert isinstance(opened, VerifiedManifest)
+    return opened.manifest
+
+
 @asynccontextmanager
 async def _running(
     config: NodeConfig,
@@ -142,6 +160,7 @@ async def _running(
     )
     network_config = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap)
     recorder = Recorder(config.data_dir / "recording") if config.recording else None
+    gate = _BlobGate()
     async with (
         open_executors(sandbox_config) as executors,
         open_network(
@@ -151,6 +170,7 @@ async def _running(
             validator=announcement_validator(config.network.terms, clock),
             addresses=store,
             blobs=packs,
+            may_fetch=gate.may_fetch,
             clock=clock,
         ) as network,
         trio.open_nursery() as nursery,
@@ -159,11 +179,19 @@ async def _running(
         async def submit(event: ev.Event) -> None:
             await driver.submit(event)
 
+        async def carry_out(event: ev.Event) -> None:
+            await driver.carry_out(event)
+
         workshop = Workshop(
+            me=signer.peer,
+            network=config.network.id,
             packs=packs,
             bulk=network.bulk,
             sandbox=executors.strangers,
+            own=executors.own,
             submit=submit,
+            carry_out=carry_out,
+            manifest_of=partial(_manifest_of, store),
             slots=config.slots,
             cpu_percent=config.cpu_percent,
             twist=flip if liar else None,
@@ -196,6 +224,7 @@ async def _running(
             clock=clock,
             recorder=recorder,
         )
+        gate.node, gate.workshop = driver.node, workshop
         body = trio.CancelScope()
         running = RunningNode(
             config=config,
@@ -234,71 +263,15 @@ async def _restore(
     addresses: tuple[str, ...],
     config: NodeConfig,
 ) -> None:
-    """Tell the core what the store holds, as events like any other."""
+    """Tell the core that it runs, and what the store holds."""
     wall_ms = clock.wall_ms()
     incarnation = await trio.to_thread.run_sync(store.next_incarnation, wall_ms)
-    await driver.submit(ev.Started(incarnation, wall_ms, f"p2pfleet/{__version__}", addresses))
-    await _restore_requirement(driver, store, config)
-    records = await trio.to_thread.run_sync(store.judgements)
-    await driver.submit(ev.RecordsRestored(tuple(records)))
-    for stored in await trio.to_thread.run_sync(store.jobs):
-        event = await trio.to_thread.run_sync(_restored_job, store, stored)
-        if event is not None and event.manifest.manifest.network == config.network.id:
-            await driver.submit(event)
-    frames = await trio.to_thread.run_sync(store.frames)
-    for start in range(0, len(frames), 256):
-        chunk = frames[start : start + 256]
-        for frame in await trio.to_thread.run_sync(_restored_frames, chunk):
-            await driver.submit(frame)
+    coin = secrets.token_bytes(32)
+    software = f"p2pfleet/{__version__}"
+    await driver.submit(ev.Started(incarnation, wall_ms, software, addresses, coin))
+    notes = config.data_dir / SUBMITTED
+    await restore(driver.submit, store, config.network, driver.node.me, notes)
     await driver.carry_out(ev.RestoreFinished())
-
-
-async def _restore_requirement(driver: Driver, store: SqliteStore, config: NodeConfig) -> None:
-    """What the network's owner asks for: what was heard last, and what the network file says."""
-    found = []
-    heard = await trio.to_thread.run_sync(store.requirement)
-    if heard is not None:
-        try:
-            found.append(open_sealed(heard))
-        except Malformed as error:
-            log.warning("the network's requirement in the store is damaged: %s", error)
-    if config.network.requirement is not None:
-        found.append(opened_requirement(config.network))
-    for verified in found:
-        if isinstance(verified, VerifiedRequirement):
-            await driver.submit(ev.RequirementReceived(driver.node.me, verified))
-
-
-def _restored_job(store: SqliteStore, stored: StoredJob) -> ev.JobRestored | None:
-    try:
-        manifest = open_sealed(stored.manifest)
-        closure = None if stored.closure is None else open_sealed(stored.closure)
-    except Malformed as error:
-        log.warning("a job in the store is damaged and is left out: %s", error)
-        return None
-    assert isinstance(manifest, VerifiedManifest)
-    assert manifest.job == job_id(stored.manifest)
-    return ev.JobRestored(
-        manifest=manifest,
-        own=stored.own,
-        state=stored.state,
-        closure=closure if isinstance(closure, VerifiedClosure) else None,
-        units=tuple(UnitRow(*row) for row in store.units(stored.job)),
-        judged=tuple(store.judged(stored.job)),
-    )
-
-
-def _restored_frames(chunk: list[tuple[JobId, Any]]) -> list[ev.FrameRestored]:
-    restored = []
-    for _, sealed in chunk:
-        try:
-            verified = open_sealed(sealed)
-        except Malformed as error:
-            log.warning("a frame in the store is damaged and is left out: %s", error)
-            continue
-        if isinstance(verified, VerifiedFrame):
-            restored.append(ev.FrameRestored(verified))
-    return restored
 
 
 __all__ = ["RunningNode", "SubmitRequest", "flip", "open_node"]

@@ -60,7 +60,8 @@ class Conditioning(msgspec.Struct, frozen=True):
     """What became of one unit when it was run again.
 
     ``moved`` is the input that was perturbed ("" if it did not come to that). ``sentence`` says
-    what was found, for the person who publishes.
+    what was found, for the person who publishes. ``shifted`` are the floating outputs that moved
+    with the input, however little.
     """
 
     verdict: Verdict
@@ -68,6 +69,7 @@ class Conditioning(msgspec.Struct, frozen=True):
     outputs: tuple[OutputVerdict, ...]
     sentence: str
     first: Execution
+    shifted: tuple[str, ...] = ()
 
 
 async def examine(child: SandboxJob, inputs: bytes) -> Conditioning:
@@ -112,14 +114,16 @@ async def examine(child: SandboxJob, inputs: bytes) -> Conditioning:
             first,
         )  # fmt: skip
     verdicts = await trio.to_thread.run_sync(compare, first.outputs, third.outputs, step)
+    shifted = await trio.to_thread.run_sync(_shifted, first.outputs, third.outputs)
     if all(verdict.steady for verdict in verdicts):
         return Conditioning(
-            "steady", moved, verdicts, f"moving the input {moved!r} moved no output much", first
-        )
+            "steady", moved, verdicts, f"moving the input {moved!r} moved no output much", first,
+            shifted,
+        )  # fmt: skip
     how = "by one millionth" if step == STEP else "to the next numbers of half precision"
     return Conditioning(
         "ill-conditioned", moved, verdicts,
-        f"with the input {moved!r} moved {how}, outputs change: {_named(verdicts)}", first,
+        f"with the input {moved!r} moved {how}, outputs change: {_named(verdicts)}", first, shifted,
     )  # fmt: skip
 
 
@@ -157,6 +161,17 @@ def _compare_exactly(reference: bytes, other: bytes) -> tuple[OutputVerdict, ...
     return tuple(
         OutputVerdict(one.name, one == two, "" if one == two else "it differs")
         for one, two in zip(before, after, strict=True)
+    )
+
+
+def _shifted(reference: bytes, other: bytes) -> tuple[str, ...]:
+    """The floating outputs whose bytes are not the same."""
+    before = decode_bundle(reference, len(reference))
+    after = decode_bundle(other, len(other))
+    return tuple(
+        one.name
+        for one, two in zip(before, after, strict=True)
+        if one.dtype in FLOATS and one != two
     )
 
 

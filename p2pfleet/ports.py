@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from p2pfleet.core.effects import Judgement, Write
+from p2pfleet.core.effects import Move, OwnSeed, RecordRow, Write
 from p2pfleet.core.errors import Verdict
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Cid, JobId, PeerId
@@ -142,6 +142,10 @@ class BlobReader(Protocol):
         ...
 
 
+BlobGate = Callable[[PeerId, Cid], bool]
+"""Whether a peer may have a blob (or a range of it) from here; must be quick and must not raise."""
+
+
 class Bulk(Protocol):
     """Models, tables, packs and outputs: large, verified by hash, resumable."""
 
@@ -245,12 +249,31 @@ class Store(AddressBook, Protocol):
         """The ledger of a job: (unit, state, canonical certificate or b"" or UTF-8 reason)."""
         ...
 
-    def judgements(self) -> list[tuple[PeerId, int, int]]:
-        """(peer, agreed, contradicted), over all jobs ever, sorted by peer."""
+    def records(self) -> list[RecordRow]:
+        """The records over all jobs that have ended, sorted by (class, peer)."""
         ...
 
-    def judged(self, job: JobId) -> list[Judgement]:
-        """The judgements of a job that already moved a record, sorted by (unit, peer)."""
+    def moves(self, job: JobId) -> list[Move]:
+        """The moves of a job of one's own, in the order in which they were first saved."""
+        ...
+
+    def story(self, peer: PeerId) -> list[tuple[JobId, int, str, int]]:
+        """Every move of one peer's record over all jobs: (job, unit, kind, place), by place.
+
+        Places grow in the order of first saving, over all jobs and peers.
+        """
+        ...
+
+    def proofs(self) -> list[tuple[PeerId, Sealed, Sealed]]:
+        """Of each peer that was caught, the two frames that prove it; sorted by peer."""
+        ...
+
+    def seeds(self, job: JobId) -> list[OwnSeed]:
+        """This node's own seeds in a job, in the order in which they were saved."""
+        ...
+
+    def snapshots(self, job: JobId) -> list[Sealed]:
+        """The trust snapshots of a job, in the order in which they were saved."""
         ...
 
 
@@ -328,6 +351,15 @@ class SandboxJob(Protocol):
     @property
     def signature(self) -> ModelSignature:
         """Known once the model is loaded."""
+        ...
+
+    async def count(self, inputs: bytes) -> int:
+        """How many operations one unit with inputs of these shapes takes: 1 to 2**53 - 1.
+
+        Counted from the model's graph, the same on every machine. Only before the first unit: the
+        child forgets the model's bytes then. Raises :class:`ExecutionFault`; after it the child is
+        dead. Cancelling kills the child.
+        """
         ...
 
     async def execute(self, inputs: bytes) -> Execution:

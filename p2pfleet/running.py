@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,8 @@ class RunningNode:
         :class:`P2pfleetError` for whatever is wrong with it.
         """
         holder = secrets.token_bytes(16)
+        node = self._driver.node
+        snapshot = node.snapshot_for(request.model_class)
         try:
             draft = await self._prepare(
                 request,
@@ -102,29 +104,42 @@ class RunningNode:
                 publisher=self.peer,
                 wall_ms=self._clock.wall_ms(),
                 pin=partial(self._packs.pin, holder),
+                crowd=max(1, len(node.membership.volunteers())),
+                snapshot=None if snapshot is None else snapshot.hash,
             )
             if drafted is not None:
                 drafted(draft)
             sealed_id = JobId(sha256(encode(draft.manifest)))
             await trio.to_thread.run_sync(self._packs.pin, sealed_id, list(draft.blobs))
-            await trio.to_thread.run_sync(self._note, sealed_id, request, draft.names)
+            await trio.to_thread.run_sync(self._note, sealed_id, request, draft)
             await self._driver.publish(draft.manifest)
-            if not self._driver.node.book.knows(sealed_id):
+            if not node.book.knows(sealed_id):
                 raise P2pfleetError(
                     "The job was not published: its terms are outside what the network allows.",
-                    "Check --quorum, --replicas-max and --expires-h (30 days at most).",
+                    "Check --quorum, --confidence, --replicas-max and --expires-h (30 days at "
+                    "most).",
                     ExitCode.USAGE,
+                )
+            if draft.ringers:
+                await self._driver.submit(
+                    ev.RingersKnown(sealed_id, draft.ringers_secret, draft.ringers)
                 )
             return sealed_id
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._packs.unpin, holder)
 
-    def _note(self, job: JobId, request: SubmitRequest, names: Iterable[str]) -> None:
-        """What only the publisher knows of a job: where it came from, what its units are called."""
+    def _note(self, job: JobId, request: SubmitRequest, draft: Draft) -> None:
+        """What only the publisher knows of a job, durable before anybody else hears of it: where it
+        came from, what its units are called, and its ringers until it opens them."""
         folder = self._config.data_dir / SUBMITTED
         folder.mkdir(mode=0o700, exist_ok=True)
-        note = {"request": msgspec.to_builtins(request), "unit_names": list(names)}
+        note = {
+            "request": msgspec.to_builtins(request),
+            "unit_names": list(draft.names),
+            "ringers": [[ringer.unit, ringer.digest.hex()] for ringer in draft.ringers],
+            "ringers_secret": draft.ringers_secret.hex(),
+        }
         replace_file(folder / f"{job.hex()}.json", msgspec.json.encode(note))
 
     def _unit_names(self, job: JobId) -> tuple[str, ...]:
@@ -403,6 +418,7 @@ class RunningNode:
                 "job": job.hex(),
                 "warnings": [text for draft in drafts for text in draft.warnings],
                 "notes": [text for draft in drafts for text in draft.notes],
+                "terms": drafts[0].terms(),
             }
 
         async def unit_run(params: Mapping[str, Any]) -> Any:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
 import shlex
-import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,33 +16,64 @@ from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.logs import log_to_file
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import CommandFailed, Output, exit_codes
+from p2pfleet.cli.request import alone_tolerances, make_request
 from p2pfleet.cli.results_folder import check_results_folder
 from p2pfleet.cli.waiting import PATIENCE_S, outcome, succeeded, wait_inside, wait_through
 from p2pfleet.config import NODE_FILE, load_config, load_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.wire.messages import RINGERS_MAX
 
 if TYPE_CHECKING:
     from p2pfleet.adapters.control.client import ControlClient
     from p2pfleet.app import RunningNode
 
-MAX_MODEL_BYTES = 2 * 2**30
-MAX_NAME_CHARS = 64
-INPUT_SUFFIXES = (".npz", ".npy")
-_SPLIT_TEXT = re.compile(r"[0-9]{1,2}(:[1-9][0-9]{0,11})?", re.ASCII)
+
+class _Submit(click.Command):
+    """``--tolerance`` may stand alone or have a value, whatever follows it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, alone_tolerances(args))
 
 
-@click.command(epilog=exit_codes(ExitCode.NO_PEERS, ExitCode.DAMAGED))
+@click.command(cls=_Submit, epilog=exit_codes(ExitCode.NO_PEERS, ExitCode.DAMAGED))
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
-    "--quorum", type=click.IntRange(1, 32), default=2, show_default=True,
-    help="How many volunteers have to agree on a unit.",
+    "--quorum", type=click.IntRange(1, 32),
+    help="How many volunteers have to agree on a unit (default: 2).",
+)  # fmt: skip
+@click.option(
+    "--confidence", metavar="THETA", type=click.FloatRange(0.5, 1, max_open=True),
+    help="Instead: how sure to be of each unit, as 0.999; as many agree as that takes.",
+)  # fmt: skip
+@click.option(
+    "--assume-faulty", metavar="SHARE", type=click.FloatRange(0, 0.5, min_open=True),
+    help="With --confidence: the share of volunteers taken for faulty (default: 0.1).",
 )  # fmt: skip
 @click.option(
     "--replicas-max", type=click.IntRange(1, 64),
-    help="Give a unit up after so many replicas (default: 2 x quorum + 3).",
+    help="Give a unit up after so many replicas (default: twice what has to agree, and 3).",
 )  # fmt: skip
-@click.option("--exact", is_flag=True, help="Outputs agree if every byte does; so far always.")
+@click.option("--exact", is_flag=True, help="Outputs agree if every byte does (the default).")
+@click.option(
+    "--tolerance", "tolerances", metavar="[NAME=ABS,REL]", multiple=True,
+    help="Floating outputs agree if they are near enough; for the output NAME: within "
+    "ABS + REL x its largest element, as in y=1e-6,1e-4. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--audit", metavar="SHARE", type=click.FloatRange(0, 1),
+    help="Execute so many of the certified units here as well (default: 0.1 with --confidence, "
+    "else 0).",
+)  # fmt: skip
+@click.option(
+    "--ringers", metavar="N", type=click.IntRange(0, RINGERS_MAX),
+    help="Execute N hidden units here beforehand, to test volunteers by (default with "
+    "--confidence: 2 % of the units, 30 s of them at most; else none).",
+)  # fmt: skip
+@click.option(
+    "--model-class", metavar="NAME", default="any", show_default=True,
+    help="The kind of work, by which records of volunteers are kept.",
+)  # fmt: skip
 @click.option(
     "--split", metavar="AXIS[:SIZE]", help="Cut inputs along AXIS into units of SIZE (default 1)."
 )
@@ -73,7 +100,7 @@ _SPLIT_TEXT = re.compile(r"[0-9]{1,2}(:[1-9][0-9]{0,11})?", re.ASCII)
 )  # fmt: skip
 @click.option(
     "--strict", is_flag=True,
-    help="Refuse a job whose answer depends on the last digits, instead of warning.",
+    help="Refuse what would be warned of: above all a job whose answer depends on the last digits.",
 )  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait until the job is over.")
 @click.option("--wait-for-peers", is_flag=True, help="Wait for volunteers however long it takes.")
@@ -93,7 +120,6 @@ def submit(
     folder: Path | None,
     wait: bool,
     wait_for_peers: bool,
-    exact: bool,  # there is no other comparison yet; scripts may say it all the same
     **terms: Any,
 ) -> int:
     """Publish a job: run MODEL.onnx on every one of INPUTS.
@@ -105,6 +131,10 @@ def submit(
     Before that the model and all inputs are checked, and the first unit is run three times in the
     local sandbox: volunteers' processors round differently, so a job whose answer changes when its
     input moves by a millionth is warned of (or refused, with --strict).
+
+    Volunteers are strangers: with --confidence a unit is decided when the records of those who
+    agree make its answer right with that probability, tested by hidden units whose answers this
+    machine knows and by executing some of the certified ones again.
 
     If a node runs in the data folder it publishes the job. Else this command is the publisher until
     the job is over; when it is interrupted, 'p2pfleet run' goes on with the job.
@@ -124,125 +154,24 @@ def submit(
             found = _submit_embedded(place, output, request, results, patience_s, findings)
     except CommandFailed as failed:
         failed.document.setdefault("warnings", findings.warnings)
+        failed.document.setdefault("terms", findings.terms)
         raise
     return _finish(output, found, results, findings)
 
 
-def make_request(
-    model: Path,
-    inputs: Sequence[Path],
-    *,
-    name: str | None = None,
-    split: str | None = None,
-    quorum: int = 2,
-    replicas_max: int | None = None,
-    **limits: Any,
-) -> dict[str, Any]:
-    """The fields of a SubmitRequest, as far as they can be checked before anything is started.
-
-    Raises :class:`P2pfleetError` for a file that is missing, empty, too large or no file, and for
-    terms that cannot be met.
-    """
-    _check_file(model, "the model")
-    if model.stat().st_size > MAX_MODEL_BYTES:
-        raise P2pfleetError(
-            f"the model {model} has more than 2 GiB, where a single ONNX file ends.",
-            "Publish a smaller model.",
-            ExitCode.USAGE,
-        )
-    if split is not None and not _SPLIT_TEXT.fullmatch(split):
-        raise P2pfleetError(
-            f"{split[:80]!r} is no split.",
-            "Write AXIS or AXIS:SIZE, as in --split 0:50 for units of 50 rows.",
-            ExitCode.USAGE,
-        )
-    if replicas_max is not None and replicas_max < quorum:
-        raise P2pfleetError(
-            f"{replicas_max} replicas at most cannot give a quorum of {quorum}.",
-            "Raise --replicas-max or lower --quorum.",
-            ExitCode.USAGE,
-        )
-    for key, value in limits.items():
-        if not math.isfinite(value):
-            option = key.replace("_", "-")
-            raise P2pfleetError(
-                f"--{option} {value} is no number to reckon with.",
-                "See 'p2pfleet submit --help'.",
-                ExitCode.USAGE,
-            )
-    files = [file for path in inputs for file in _input_files(path)]
-    return {
-        "model": str(model.absolute()),
-        "inputs": [str(file.absolute()) for file in files],
-        "name": _job_name(name, model),
-        "quorum": quorum,
-        "replicas_max": replicas_max,
-        "split": split,
-        **limits,
-    }
-
-
-def _job_name(name: str | None, model: Path) -> str:
-    if name is None:
-        kept = "".join(char if char.isprintable() else "_" for char in model.stem)
-        return kept[:MAX_NAME_CHARS] or "job"
-    if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable():
-        raise P2pfleetError(
-            f"{name[:80]!r} is no name for a job.",
-            f"Give 1 to {MAX_NAME_CHARS} printable characters.",
-            ExitCode.USAGE,
-        )
-    return name
-
-
-def _input_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        _check_file(path, "the input")
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in INPUT_SUFFIXES)
-    if not files:
-        raise P2pfleetError(
-            f"the folder {path} holds no .npz or .npy file.",
-            "Name a folder with inputs, or the files themselves.",
-            ExitCode.USAGE,
-        )
-    for file in files:
-        _check_file(file, "the input")
-    return files
-
-
-def _check_file(path: Path, what: str) -> None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise P2pfleetError(
-            f"{what} {path} cannot be read: {reason}.",
-            "Check its name and folder.",
-            ExitCode.USAGE,
-        ) from error
-    if not stat.S_ISREG(status.st_mode):
-        problem, advice = "is no ordinary file", "Name a file."
-    elif not os.access(path, os.R_OK):
-        problem, advice = "cannot be read: permission denied", "Check its permissions."
-    elif status.st_size == 0:
-        problem, advice = "is empty", "Write it again."
-    else:
-        return
-    raise P2pfleetError(f"{what} {path} {problem}.", advice, ExitCode.USAGE)
-
-
 class Findings:
-    """What the checks found that did not stop the job."""
+    """What the checks found that did not stop the job, and the ``terms`` that the job got."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.notes: list[str] = []
+        self.terms: dict[str, Any] = {}
 
-    def add(self, warnings: Sequence[str], notes: Sequence[str]) -> None:
+    def add(self, warnings: Sequence[str], notes: Sequence[str], terms: Mapping[str, Any]) -> None:
         """Remember more of them."""
         self.warnings += warnings
         self.notes += notes
+        self.terms.update(terms)
 
     def show(self, output: Output) -> None:
         """Tell the person who publishes; the warnings stand in the JSON document as well."""
@@ -276,7 +205,7 @@ def _submit_through(
     answer = client.call("submit", **request)
     job: str = answer["job"]
     output.early(job)
-    findings.add(answer.get("warnings", ()), answer.get("notes", ()))
+    findings.add(answer.get("warnings", ()), answer.get("notes", ()), answer.get("terms", {}))
     findings.show(output)
     if patience_s is not None and patience_s < 0:
         found: dict[str, Any] = client.call("job", job=job)
@@ -326,7 +255,7 @@ def _submit_embedded(
 
         job = await node.submit(
             msgspec.convert(request, SubmitRequest),
-            lambda draft: findings.add(draft.warnings, draft.notes),
+            lambda draft: findings.add(draft.warnings, draft.notes, draft.terms()),
         )
         published.append(job.hex())
         output.early(job.hex())
@@ -384,6 +313,7 @@ def _finish(output: Output, found: dict[str, Any], results: Path | None, finding
         "job": found,
         "output": str(results) if results else None,
         "warnings": findings.warnings,
+        "terms": findings.terms,
     }
     if not over:
         output.result(document, [])

@@ -282,6 +282,19 @@ class CheckCommitments(_Effect, frozen=True, tag="CheckCommitments"):
     items: tuple[OpenedCommitment, ...]
 
 
+class Prove(_Effect, frozen=True, tag="Prove"):
+    """Take a stored frame of an author, by its number, together with another one.
+
+    The runtime answers with ProofReceived from the node itself, if the stored frame is there.
+    """
+
+    job: JobId
+    author: PeerId
+    incarnation: int
+    sequence: int
+    other: Sealed
+
+
 class Compare(_Effect, frozen=True, tag="Compare"):
     """Get another's output for a unit and compare it with one that is here, ``own``.
 
@@ -310,5 +323,6 @@ Act = (
     | MakeCommitments
     | CheckCommitments
     | Compare
+    | Prove
 )
 Effect = Write | Act

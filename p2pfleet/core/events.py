@@ -125,11 +125,13 @@ class JobsSummaryReceived(_Event, frozen=True, tag="JobsSummaryReceived"):
 
 
 class FramesSummaryReceived(_Event, frozen=True, tag="FramesSummaryReceived"):
-    """``peer`` takes part in a job, holds these frames, and asks for the others."""
+    """``peer`` takes part in a job, holds these frames (and the trust snapshot of this number), and
+    asks for the others."""
 
     peer: PeerId
     job: JobId
     positions: tuple[AuthorPosition, ...]
+    snapshot: int = -1
 
 
 class WantedReceived(_Event, frozen=True, tag="WantedReceived"):

@@ -75,7 +75,7 @@ class Children:
                     child.kill()
 
     async def _unpaused(self) -> None:
-        while self._governor.paused:
+        while not self._go.is_set():
             await self._go.wait()
 
     def _take(self, job: JobId) -> SandboxJob | None:
@@ -86,8 +86,11 @@ class Children:
         return None
 
     def set_paused(self, paused: bool) -> None:
-        """Freeze what runs and start nothing more, or let it go on."""
-        if paused == self._governor.paused:
+        """Freeze what runs and start nothing more, or let it go on.
+
+        Whoever shares the governor has to be told as well.
+        """
+        if paused != self._go.is_set():
             return
         self._governor.set_paused(paused)
         if paused:

@@ -15,8 +15,11 @@ import numpy as np
 from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.comparison import OutputTolerance, Tolerance
 from p2pfleet.core.model.job import Exact
-from p2pfleet.core.rules.comparison import DEFAULTS, FLOATS, allowance, within
+from p2pfleet.core.rules.comparison import DEFAULTS, FLOATS, Allowance, allowance, within
 from p2pfleet.core.wire.tensors import ITEM_BYTES, Tensor, decode_bundle
+
+NEAR: Final = 100
+"""So many times the tolerance, and a difference may still be the processor's and not a lie."""
 
 _CHUNK: Final = 2**16
 """Elements that are compared at a time: some hundred kilobytes, however large a tensor is."""
@@ -56,6 +59,25 @@ def same_answer(candidate: bytes, own: bytes, comparison: Exact | Tolerance) -> 
     """
     if isinstance(comparison, Exact):
         return SAME if candidate == own else Sameness(False, "the bytes differ")
+    return _held_together(candidate, own, comparison, 1)
+
+
+def verdict(candidate: bytes, own: bytes, comparison: Exact | Tolerance) -> str:
+    """What ``Compared`` says of the bundle ``candidate`` beside ``own``: same, near or different.
+
+    *near* is not the same answer, but within :data:`NEAR` times what the job allows each output
+    (for an exact job: what the defaults allow). Whatever has to be equal (integers, truths, the
+    places of NaNs and infinities, names and shapes, outputs that are allowed no difference) is not
+    loosened by it. As :func:`same_answer`, never raises for what is in the bundles.
+    """
+    if same_answer(candidate, own, comparison):
+        return "same"
+    tolerance = Tolerance() if isinstance(comparison, Exact) else comparison
+    return "near" if _held_together(candidate, own, tolerance, NEAR) else "different"
+
+
+def _held_together(candidate: bytes, own: bytes, tolerance: Tolerance, times: int) -> Sameness:
+    """Whether the bundles lie within ``times`` the tolerance."""
     try:
         theirs = decode_bundle(candidate, len(candidate))
     except Malformed as error:
@@ -67,7 +89,7 @@ def same_answer(candidate: bytes, own: bytes, comparison: Exact | Tolerance) -> 
     if len(theirs) != len(ours):
         return Sameness(False, f"it has {len(theirs)} outputs instead of {len(ours)}")
     for one, two in zip(theirs, ours, strict=True):
-        reason = _difference(one, two, comparison)
+        reason = _difference(one, two, tolerance, times)
         if reason:
             return Sameness(False, f"output {two.name!r}: {reason}")
     return SAME
@@ -151,7 +173,7 @@ def changed(one: Tensor, two: Tensor) -> int:
     )
 
 
-def _difference(theirs: Tensor, ours: Tensor, tolerance: Tolerance) -> str:
+def _difference(theirs: Tensor, ours: Tensor, tolerance: Tolerance, times: int) -> str:
     """What is wrong with the candidate's ``theirs``; empty if it is the same answer."""
     if theirs.name != ours.name:
         return f"another one, {theirs.name!r}, stands in its place"
@@ -167,6 +189,6 @@ def _difference(theirs: Tensor, ours: Tensor, tolerance: Tolerance) -> str:
     found = distance(theirs, ours)
     if found is None:
         return "NaNs or infinities stand at other places"
-    if within(found.diff, found.ref, rule):
+    if within(found.diff, found.ref, Allowance(rule.absolute * times, rule.relative * times)):
         return ""
     return f"it differs by {found.diff:.3g} where the largest element is {found.ref:.3g}"

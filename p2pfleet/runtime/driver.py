@@ -15,11 +15,15 @@ import trio
 
 from p2pfleet.core.effects import (
     Act,
+    CheckCommitments,
+    Compare,
     Effect,
     Execute,
     Fetch,
     Gossip,
+    MakeCommitments,
     OpenJob,
+    Prove,
     Report,
     Send,
     SendFrames,
@@ -29,15 +33,17 @@ from p2pfleet.core.effects import (
     Withdraw,
     Write,
 )
-from p2pfleet.core.errors import Accept
+from p2pfleet.core.errors import Accept, Malformed
 from p2pfleet.core.events import (
     ClosureReceived,
     Event,
     FrameReceived,
     ManifestReceived,
     PeerDisconnected,
+    ProofReceived,
     RecordSigned,
     RequirementReceived,
+    SnapshotReceived,
     Tick,
 )
 from p2pfleet.core.machines.node import Node
@@ -50,10 +56,11 @@ from p2pfleet.core.wire.verified import (
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 from p2pfleet.ports import Clock, Network, PeerGone, Store
 from p2pfleet.runtime.recording import Recorder
-from p2pfleet.runtime.signing import Signer
+from p2pfleet.runtime.signing import Signer, open_sealed
 from p2pfleet.runtime.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -201,6 +208,8 @@ class Driver:
                 return RecordSigned(verified)
             case VerifiedRequirement():
                 return RequirementReceived(me, verified)
+            case VerifiedSnapshot():
+                return SnapshotReceived(me, verified)
 
     # ---- out ---------------------------------------------------------------------------------
 
@@ -213,6 +222,8 @@ class Driver:
                 self._send(peers, message)
             case SendFrames():
                 nursery.start_soon(self._send_frames, effect)
+            case Prove():
+                nursery.start_soon(self._prove, effect)
             case Gossip(sealed=sealed):
                 nursery.start_soon(self._network.announce, encode(sealed))
             case Report(peer=peer, verdict=verdict):
@@ -220,6 +231,8 @@ class Driver:
                     log.debug("from %s: %s", peer.hex()[:8], verdict.reason)
                 self._network.report(peer, verdict)
             case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():
+                self._workshop.act(effect)
+            case MakeCommitments() | CheckCommitments() | Compare():
                 self._workshop.act(effect)
             case _:
                 assert_never(effect)
@@ -251,6 +264,26 @@ class Driver:
                     await self._network.send(peer, data)
                 except PeerGone as error:
                     log.debug("%s is gone: %s", peer.hex()[:8], error)
+
+    async def _prove(self, effect: Prove) -> None:
+        """Put a stored frame beside the one at hand; the core judges what the two prove."""
+        stored = await trio.to_thread.run_sync(
+            self._store.frame_range,
+            effect.job,
+            effect.author,
+            effect.incarnation,
+            effect.sequence,
+            effect.sequence + 1,
+        )
+        if not stored:
+            return
+        try:
+            first, second = open_sealed(stored[0]), open_sealed(effect.other)
+        except Malformed as error:
+            log.warning("a frame in the store is damaged: %s", error)
+            return
+        if isinstance(first, VerifiedFrame) and isinstance(second, VerifiedFrame):
+            await self.submit(ProofReceived(self._signer.peer, first, second))
 
     async def _send_frames(self, effect: SendFrames) -> None:
         frames = await trio.to_thread.run_sync(

@@ -21,7 +21,9 @@ from p2pfleet.core.events import (
     ManifestReceived,
     PeerConnected,
     PeerDisconnected,
+    ProofReceived,
     RequirementReceived,
+    SnapshotReceived,
     WantedReceived,
 )
 from p2pfleet.core.model.ids import NetworkId, PeerId
@@ -29,7 +31,15 @@ from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.rules.admission import judge_manifest
 from p2pfleet.core.wire.codec import decode
-from p2pfleet.core.wire.messages import Deliver, FramesSummary, Hello, JobsSummary, Message, Wanted
+from p2pfleet.core.wire.messages import (
+    Deliver,
+    FramesSummary,
+    Hello,
+    JobsSummary,
+    Message,
+    Proof,
+    Wanted,
+)
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from p2pfleet.core.wire.verified import (
     Verified,
@@ -38,6 +48,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 from p2pfleet.ports import (
     Announced,
@@ -117,10 +128,15 @@ def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
             return _delivered(peer, open_sealed(sealed))
         case JobsSummary(open=open_jobs, closed=closed):
             return JobsSummaryReceived(peer, open_jobs, closed)
-        case FramesSummary(job=job, positions=positions):
-            return FramesSummaryReceived(peer, job, positions)
+        case FramesSummary(job=job, positions=positions, snapshot=snapshot):
+            return FramesSummaryReceived(peer, job, positions, snapshot)
         case Wanted(job=job, units=units):
             return WantedReceived(peer, job, units)
+        case Proof(first=first, second=second):
+            one, two = open_sealed(first), open_sealed(second)
+            if not isinstance(one, VerifiedFrame) or not isinstance(two, VerifiedFrame):
+                return peer, Reject("a proof that is not made of two frames")
+            return ProofReceived(peer, one, two)
 
 
 def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
@@ -133,6 +149,8 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
             return FrameReceived(peer, verified)
         case VerifiedRequirement():
             return RequirementReceived(peer, verified)
+        case VerifiedSnapshot():
+            return SnapshotReceived(peer, verified)
         case VerifiedRecord():
             return peer, Ignore("a peer record outside a hello")
 

@@ -10,7 +10,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from p2pfleet.core.errors import Malformed
-from p2pfleet.core.model.ids import FrameHash, JobId, PeerId
+from p2pfleet.core.model.ids import Digest, FrameHash, JobId, PeerId
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
     SIGNATURE_PREFIX,
@@ -21,6 +21,7 @@ from p2pfleet.core.wire.messages import (
     Requirement,
     Sealed,
     SignedBody,
+    Snapshot,
     signer_of,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
@@ -31,6 +32,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 
 
@@ -75,6 +77,8 @@ def _opened(sealed: Sealed, body: SignedBody) -> Verified:
             verified = VerifiedRequirement(sealed, body)
         case Frame():
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
+        case Snapshot():
+            verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
     if signer_of(body) != sealed.signer:
         raise Malformed("somebody else signed it than the one it names")
     return verified

@@ -8,7 +8,7 @@ from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.model.ids import Millis, PeerId, peer_text
-from p2pfleet.core.rules.reputation import has_vote, score
+from p2pfleet.core.rules.reputation import score, served
 from p2pfleet.ports import SandboxReport
 
 
@@ -71,7 +71,7 @@ def record_view(standing: Standing, peer: PeerId) -> dict[str, Any]:
         "agreed": record.agreed,
         "contradicted": record.contradicted,
         "score": round(score(record), 4),
-        "vote": has_vote(record),
+        "vote": served(record),
     }
 
 

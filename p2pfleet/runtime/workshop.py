@@ -1,9 +1,8 @@
 """Where the work is done: fetches blobs, feeds children, keeps outputs.
 
 Carries out the core's acts on jobs and answers with events. Inputs are fetched while other units
-compute; outputs that are ready together become one pack and are durable before the core hears of
-them. A task that fails in an unforeseen way becomes the unit's (or job's) bad luck, never the
-node's end.
+compute; outputs are durable before the core hears of them. A task that fails in an unforeseen way
+becomes the unit's (or job's) bad luck, never the node's end.
 """
 
 from __future__ import annotations
@@ -15,29 +14,47 @@ from typing import Any
 
 import trio
 
-from p2pfleet.core.effects import Execute, Fetch, OpenJob, SetPaused, ShutJob, Withdraw
+from p2pfleet.core.effects import (
+    CheckCommitments,
+    Compare,
+    Execute,
+    Fetch,
+    MakeCommitments,
+    OpenJob,
+    SetPaused,
+    ShutJob,
+    Withdraw,
+)
 from p2pfleet.core.errors import Malformed, P2pfleetError
 from p2pfleet.core.events import (
     BlobArrived,
     BlobFailed,
+    CommitmentsMade,
+    Compared,
     Event,
     JobOpened,
     JobUnavailable,
-    UnitExecuted,
     UnitFaulted,
     UnitUnavailable,
 )
-from p2pfleet.core.model.ids import Cid, JobId, PeerId, cid_from_sha256, cid_sha256
+from p2pfleet.core.model.ids import (
+    Cid,
+    Digest,
+    JobId,
+    NetworkId,
+    PeerId,
+    cid_from_sha256,
+    cid_sha256,
+)
 from p2pfleet.core.model.job import BlobRef, UnitTable
 from p2pfleet.core.rules.admission import table_fault
+from p2pfleet.core.rules.commitment import SEED_BYTES
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
-from p2pfleet.core.wire.tensors import digest_of
 from p2pfleet.ports import (
     BlobNotFound,
     Bulk,
-    Execution,
     ExecutionFault,
     Packs,
     Sandbox,
@@ -45,14 +62,26 @@ from p2pfleet.ports import (
 from p2pfleet.runtime.children import Children
 from p2pfleet.runtime.governor import Governor
 from p2pfleet.runtime.inputs import Inputs
+from p2pfleet.runtime.keeping import Finished, Keeper, Submit
+from p2pfleet.runtime.outputs import UNAVAILABLE, Outputs
 
 log = logging.getLogger(__name__)
 
 FETCHES_AT_ONCE = 8
-OUTPUTS_AT_ONCE = 64
 GONE = "a blob of the job was here and is gone; it will be fetched again"
 
-Submit = Callable[[Event], Awaitable[None]]
+Order = (
+    OpenJob
+    | Execute
+    | Withdraw
+    | ShutJob
+    | SetPaused
+    | Fetch
+    | MakeCommitments
+    | CheckCommitments
+    | Compare
+)
+ManifestOf = Callable[[JobId], Manifest | None]
 Twist = Callable[[bytes], bytes]
 """What a testnet's liar does to an output bundle before it votes for it."""
 
@@ -60,53 +89,69 @@ Twist = Callable[[bytes], bytes]
 class _Work:
     """One job in the workshop: its model and inputs, and the units under way."""
 
-    def __init__(self, manifest: Manifest, inputs: Inputs) -> None:
+    def __init__(self, manifest: Manifest, inputs: Inputs, children: Children, own: bool) -> None:
         self.manifest = manifest
+        self.children = children
+        self.own = own
         self.inputs = inputs
         self.units: dict[int, trio.CancelScope] = {}
         self.executing: dict[int, trio.CancelScope] = {}
 
 
 class Workshop:
-    """Runs units of all jobs in at most ``slots`` children at once."""
+    """Runs units of all jobs in at most ``slots`` children at once, and besides them, one at a time
+    and without a slot, units of jobs that ``me`` published.
+
+    ``sandbox`` is for strangers' models, ``own`` for those of this node's own jobs. ``carry_out``
+    is ``submit`` that waits until the core has taken the event in. ``manifest_of`` looks up a job
+    that may not be open here; it may block, and is called in threads.
+    """
 
     def __init__(
         self,
         *,
+        me: PeerId,
+        network: NetworkId,
         packs: Packs,
         bulk: Bulk,
         sandbox: Sandbox,
+        own: Sandbox,
         submit: Submit,
+        carry_out: Submit,
+        manifest_of: ManifestOf,
         slots: int,
         cpu_percent: int = 100,
         twist: Twist | None = None,
     ) -> None:
+        self._me = me
         self._packs = packs
         self._bulk = bulk
         self._submit = submit
+        self._manifest_of = manifest_of
         self._twist = twist
         self._governor = Governor(cpu_percent)
         self._children = Children(sandbox, slots, self._governor)
+        self._own_children = Children(own, 1, self._governor)
+        self._kept = Outputs(packs, bulk, me, network)
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._work: dict[JobId, _Work] = {}
         self._scopes: dict[JobId, list[trio.CancelScope]] = {}
         self._leaving: set[JobId] = set()
         self._nursery: trio.Nursery | None = None
-        self._send_outputs, self._outputs = trio.open_memory_channel[tuple[JobId, int, Execution]](
-            OUTPUTS_AT_ONCE
-        )
+        self._keeper = Keeper(packs, self._work.keys(), submit, carry_out, self._unpin)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; ends every child."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._keep_outputs)
+                nursery.start_soon(self._keeper.run)
                 nursery.start_soon(self._governor.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
             self._children.close()
+            self._own_children.close()
 
     @property
     def cpu_percent(self) -> int:
@@ -117,7 +162,14 @@ class Workshop:
         """Let children compute ``percent`` (1 to 100) of the time from now on."""
         self._governor.set_share(percent)
 
-    def act(self, effect: OpenJob | Execute | Withdraw | ShutJob | SetPaused | Fetch) -> None:
+    def is_untold(self, cid: Cid) -> bool:
+        """Whether this is an output that is kept already, but of which the core has yet to hear.
+
+        Until then the core cannot say who may have it: nobody may.
+        """
+        return self._keeper.is_untold(cid)
+
+    def act(self, effect: Order) -> None:
         """Begin one act; returns at once."""
         assert self._nursery is not None
         match effect:
@@ -125,7 +177,7 @@ class Workshop:
                 self._start(
                     job,
                     partial(self._open, effect),
-                    lambda why: JobUnavailable(job, why, final=True),
+                    lambda why: [JobUnavailable(job, why, final=True)],
                 )
             case Execute(job=job, unit=unit):
                 self._execute(job, unit, effect.sources)
@@ -135,17 +187,41 @@ class Workshop:
                 self._shut(job, keep)
             case SetPaused(paused=paused):
                 self._children.set_paused(paused)
+                self._own_children.set_paused(paused)
             case Fetch(job=job):
                 self._start(
-                    job, partial(self._fetch, effect), lambda why: BlobFailed(job, effect.ref, why)
+                    job,
+                    partial(self._fetch, effect),
+                    lambda why: [BlobFailed(job, effect.ref, why)],
+                )
+            case MakeCommitments(job=job, items=items):
+                self._start(
+                    job,
+                    partial(self._answer, partial(self._kept.commit, effect)),
+                    lambda why: [
+                        CommitmentsMade(job, bytes(SEED_BYTES), (), ()),
+                        *(UnitUnavailable(job, item.unit, why) for item in items),
+                    ],
+                )
+            case CheckCommitments(job=job):
+                check = partial(self._kept.check, effect)
+                self._start(job, partial(self._answer, check), lambda why: [])
+            case Compare(job=job):
+                self._start(
+                    job,
+                    partial(self._compare, effect),
+                    lambda why: [compared(effect, UNAVAILABLE)],
                 )
 
     def _start(
-        self, job: JobId, work: Callable[[], Awaitable[None]], failed: Callable[[str], Event]
+        self,
+        job: JobId,
+        work: Callable[[], Awaitable[None]],
+        failed: Callable[[str], Sequence[Event]],
     ) -> trio.CancelScope:
         """Run ``work`` for a job, to be cancelled when the job is shut.
 
-        ``failed`` makes the event that tells the core of a failure that nobody foresaw.
+        ``failed`` makes the events that tell the core of a failure that nobody foresaw.
         """
         assert self._nursery is not None
         scope = trio.CancelScope()
@@ -158,7 +234,8 @@ class Workshop:
                     await work()
             except Exception as error:
                 log.exception("work on job %s failed in an unforeseen way", job.hex()[:8])
-                await self._submit(failed(f"{type(error).__name__}: {error}"[:300]))
+                for event in failed(f"{type(error).__name__}: {error}"[:300]):
+                    await self._submit(event)
             finally:
                 scopes.remove(scope)
                 if not scopes and self._scopes.get(job) is scopes:
@@ -192,7 +269,9 @@ class Workshop:
             await self._submit(JobUnavailable(effect.job, why, final=True))
             return
         inputs = Inputs(effect.job, units, self._packs, self.fetch)
-        self._work[effect.job] = _Work(manifest, inputs)
+        own = manifest.publisher == self._me
+        children = self._own_children if own else self._children
+        self._work[effect.job] = _Work(manifest, inputs, children, own)
         await self._submit(JobOpened(effect.job))
 
     async def fetch(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:
@@ -214,6 +293,25 @@ class Workshop:
         else:
             await self._submit(BlobArrived(effect.job, effect.ref))
 
+    # ---- kept outputs ------------------------------------------------------------------------
+
+    async def _answer(self, ask: Callable[[], Awaitable[list[Event]]]) -> None:
+        for event in await ask():
+            await self._submit(event)
+
+    async def _compare(self, effect: Compare) -> None:
+        verdict = UNAVAILABLE
+        manifest = await self._manifest(effect.job)
+        if manifest is not None and effect.candidate.length <= manifest.limits.output_bytes:
+            verdict = await self._kept.compare(effect, manifest.comparison)
+        await self._submit(compared(effect, verdict))
+
+    async def _manifest(self, job: JobId) -> Manifest | None:
+        work = self._work.get(job)
+        if work is not None:
+            return work.manifest
+        return await trio.to_thread.run_sync(self._manifest_of, job)
+
     # ---- units -------------------------------------------------------------------------------
 
     def _execute(self, job: JobId, unit: int, sources: tuple[PeerId, ...]) -> None:
@@ -234,7 +332,7 @@ class Workshop:
             if outcome is not None:
                 await self._submit(outcome)
 
-        scope = self._start(job, run, lambda why: UnitUnavailable(job, unit, why))
+        scope = self._start(job, run, lambda why: [UnitUnavailable(job, unit, why)])
         work.units[unit] = scope
 
     async def _run_unit(
@@ -250,10 +348,16 @@ class Workshop:
         try:
             data = await work.inputs.get(unit, sources)
             model = partial(self._packs.read, manifest.model)
-            async with self._children.child(job, model, manifest.limits) as child:
+            async with work.children.child(job, model, manifest.limits) as child:
                 work.executing[unit] = scope
                 execution = await child.execute(data)
-            await self._send_outputs.send((job, unit, execution))
+            output = execution.outputs
+            if self._twist is not None and not work.own:
+                output = self._twist(output)
+            # How long a unit takes here decides how many are claimed at a time, and the time in
+            # which the owner's share had the child frozen is part of it.
+            wall_ms = execution.wall_ms * 100 // self._governor.percent
+            await self._keeper.hand_in(Finished(job, unit, output, wall_ms))
         except ExecutionFault as fault:
             log.info("unit %d of job %s: %s", unit, job.hex()[:8], fault)
             return UnitFaulted(job, unit, fault.kind, fault.reason[:300])
@@ -263,47 +367,6 @@ class Workshop:
         except KeyError:
             return UnitUnavailable(job, unit, GONE)
         return None
-
-    async def _keep_outputs(self) -> None:
-        """Make outputs durable, those that wait together in one pack, then tell the core."""
-        while True:
-            ready = [await self._outputs.receive()]
-            while len(ready) < OUTPUTS_AT_ONCE:
-                try:
-                    ready.append(self._outputs.receive_nowait())
-                except trio.WouldBlock:
-                    break
-            ready = [item for item in ready if item[0] in self._work]  # the others are shut
-            if not ready:
-                continue
-            members = [
-                execution.outputs if self._twist is None else self._twist(execution.outputs)
-                for _, _, execution in ready
-            ]
-            try:
-                await trio.to_thread.run_sync(self._store_outputs, ready, members)
-            except P2pfleetError as error:
-                log.warning("outputs cannot be kept: %s", error)
-                for job, unit, _ in ready:
-                    await self._submit(UnitUnavailable(job, unit, str(error)[:300]))
-                continue
-            for (job, unit, execution), data in zip(ready, members, strict=True):
-                # How long a unit takes here decides how many are claimed at a time, and the time in
-                # which the owner's share had the child frozen is part of it.
-                wall_ms = execution.wall_ms * 100 // self._governor.percent
-                await self._submit(UnitExecuted(job, unit, digest_of(data), len(data), wall_ms))
-            for job in {job for job, _, _ in ready} - self._work.keys():
-                self._unpin(job)  # it was shut while its outputs were being kept
-
-    def _store_outputs(
-        self, ready: Sequence[tuple[JobId, int, Execution]], members: Sequence[bytes]
-    ) -> None:
-        pins: dict[JobId, list[Cid]] = {}
-        for (job, _, _), data in zip(ready, members, strict=True):
-            pins.setdefault(job, []).append(cid_from_sha256(digest_of(data)))
-        for job, cids in pins.items():
-            self._packs.pin(bytes(job), cids)
-        self._packs.add_pack(members)
 
     def _withdraw(self, effect: Withdraw) -> None:
         work = self._work.get(effect.job)
@@ -320,7 +383,8 @@ class Workshop:
         for scope in scopes:
             scope.cancel()
         self._work.pop(job, None)
-        self._children.end(job)
+        for children in (self._children, self._own_children):
+            children.end(job)
         if not keep and scopes:
             self._leaving.add(job)  # a thread may be pinning something for it right now
         elif not keep:
@@ -329,6 +393,12 @@ class Workshop:
     def _unpin(self, job: JobId) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(trio.to_thread.run_sync, self._packs.unpin, bytes(job))
+
+
+def compared(effect: Compare, verdict: str) -> Compared:
+    """The answer to an effect."""
+    digest = Digest(effect.candidate.sha256)
+    return Compared(effect.job, effect.unit, digest, effect.own, verdict)
 
 
 def checked_table(raw: bytes, manifest: Manifest) -> UnitTable:

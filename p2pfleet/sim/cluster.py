@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from p2pfleet.core import events as ev
-from p2pfleet.core.model.ids import JobId, cid_of
-from p2pfleet.core.model.job import Exact, FixedQuorum, Limits
-from p2pfleet.core.wire.messages import Manifest
+from p2pfleet.core.model.comparison import Tolerance
+from p2pfleet.core.model.ids import Digest, JobId, cid_of
+from p2pfleet.core.model.job import Confidence, Exact, FixedQuorum, Limits, StopRule, Trust
+from p2pfleet.core.rules.admission import ringers_hash
+from p2pfleet.core.wire.messages import Manifest, OpenRingers, Ringer
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.adversaries.registry import ADVERSARIES
+from p2pfleet.sim.compute import NETWORK, OUTPUT_BYTES, right_digest
 from p2pfleet.sim.kernel import Kernel
-from p2pfleet.sim.machine import NETWORK, Machine, World
+from p2pfleet.sim.machine import Machine, World
 from p2pfleet.sim.network import Network
 from p2pfleet.sim.scenario import DAY_MS, Fault, JobPlan, Scenario
 from p2pfleet.sim.signatures import seal, unseal
@@ -66,6 +69,9 @@ class Cluster:
             self.kernel.later(RETRY_MS, self._publish, number, plan)
             return
         issued = machine.clock.wall(self.kernel.now)
+        snapshot = machine.node.snapshot_for("any") if plan.confidence is not None else None
+        salt = self.kernel.random.randbytes(16)
+        opened = self._ringers(machine, plan, salt)
         cid = cid_of(b"simulated blob %d" % number)
         manifest = Manifest(
             network=NETWORK,
@@ -78,13 +84,20 @@ class Cluster:
             units=plan.units,
             total_bytes=100 * plan.units,
             limits=LIMITS,
-            comparison=Exact(),
-            stop=FixedQuorum(plan.quorum, plan.replicas_max),
+            comparison=Tolerance() if plan.tolerance else Exact(),
+            stop=_stop(plan),
             shards=1,
             lease_ms=plan.lease_ms,
             issued_ms=issued,
             expires_ms=issued + DAY_MS,
-            salt=self.kernel.random.randbytes(16),
+            salt=salt,
+            trust=Trust(
+                snapshot=None if snapshot is None else snapshot.hash,
+                ringers=None if opened is None else Digest(ringers_hash(opened)),
+                audit_ppm=round(plan.audit * 1_000_000),
+                crowd=plan.crowd,
+                window_ms=plan.window_ms,
+            ),
         )
         verified = unseal(seal(manifest))
         assert isinstance(verified, VerifiedManifest)
@@ -92,18 +105,42 @@ class Cluster:
         machine.disk.models[job] = True
         machine.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
         self.world.divergent[job] = plan.divergent
+        self.world.salts[job] = salt
+        if opened is not None:
+            machine.disk.ringers[job] = (opened.secret, opened.ringers)
+            for ringer in opened.ringers:
+                machine.disk.outputs.setdefault(job, {})[ringer.digest] = OUTPUT_BYTES
         self.published[job] = manifest
         story = self.trace.story
         if story is not None and story.number == number:
             story.job = job
-        machine.tell(ev.ManifestReceived(machine.peer, verified))
+        self._tell(machine, verified)
         self.kernel.later(5 * RETRY_MS, self._republish, job, verified, plan)
+
+    def _ringers(self, machine: Machine, plan: JobPlan, salt: bytes) -> OpenRingers | None:
+        """Units whose answers the publisher computes before it publishes."""
+        if not plan.ringers:
+            return None
+        chance = self.kernel.random
+        units = sorted(chance.sample(range(plan.units), min(plan.ringers, plan.units)))
+        mine = machine.kind.numeric_class
+        return OpenRingers(
+            chance.randbytes(32),
+            tuple(Ringer(unit, right_digest(salt, unit, mine, plan.divergent)) for unit in units),
+        )
+
+    @staticmethod
+    def _tell(machine: Machine, verified: VerifiedManifest) -> None:
+        machine.tell(ev.ManifestReceived(machine.peer, verified))
+        known = machine.disk.ringers.get(verified.job)
+        if known is not None:
+            machine.tell(ev.RingersKnown(verified.job, *known))
 
     def _republish(self, job: JobId, verified: VerifiedManifest, plan: JobPlan) -> None:
         """A crash may have lost the job before it was durable: it is submitted again."""
         machine = self.by_name[plan.publisher]
         if job not in machine.disk.jobs:
-            machine.tell(ev.ManifestReceived(machine.peer, verified))
+            self._tell(machine, verified)
             self.kernel.later(5 * RETRY_MS, self._republish, job, verified, plan)
 
     # ---- faults ------------------------------------------------------------------------------
@@ -182,3 +219,10 @@ class Cluster:
             for machine in self.machines
             if machine.honest
         )
+
+
+def _stop(plan: JobPlan) -> StopRule:
+    if plan.confidence is None:
+        return FixedQuorum(plan.quorum, plan.replicas_max)
+    error_ppb = round((1 - plan.confidence) * 1_000_000_000)
+    return Confidence(error_ppb, round(plan.assume_faulty * 1_000_000), plan.replicas_max)

@@ -1,40 +1,64 @@
-"""A machine's sandbox and its blobs: units take time, may fail, and need inputs from somebody."""
+"""A machine's sandbox and its blobs: units take time, may fail, and need inputs from somebody.
+
+An output is known by its digest alone; :func:`output_of` stands for its bytes where a commitment
+needs them. Who does not have it on disk can neither commit to it nor open commitments to it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.model.ids import Digest, JobId, PeerId
+from p2pfleet.core.model.comparison import Tolerance
+from p2pfleet.core.model.ids import Digest, JobId, NetworkId, PeerId
+from p2pfleet.core.rules.commitment import SEED_BYTES, commitment
+from p2pfleet.core.wire.messages import Manifest
+from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.scenario import MachineKind
+from p2pfleet.sim.signatures import unseal
 
+NETWORK = NetworkId(hashlib.sha256(b"p2pfleet simulated network").digest())
 OUTPUT_BYTES = 100
 FETCH_MS = (10, 150)
+READ_MS = (1, 10)
 
 Task = tuple[JobId, int]
 Answer = tuple[Digest, bool]
 """What a machine votes for, and whether it keeps an output with this digest."""
 
 
-def right_digest(job: JobId, unit: int, numeric_class: str, divergent: float) -> Digest:
+def right_digest(salt: bytes, unit: int, numeric_class: str, divergent: float) -> Digest:
     """The digest that an honest machine of a numeric class gets.
 
     In a share ``divergent`` of a job's units the classes differ among each other.
     """
-    plain = hashlib.sha256(job + unit.to_bytes(8, "big")).digest()
+    plain = hashlib.sha256(salt + unit.to_bytes(8, "big")).digest()
     if divergent and int.from_bytes(plain[:4], "big") < divergent * 2**32:
         plain = hashlib.sha256(plain + numeric_class.encode()).digest()
     return Digest(plain)
 
 
+def right_digests(
+    salt: bytes, unit: int, classes: Iterable[str], divergent: float
+) -> frozenset[Digest]:
+    """What honest machines of these numeric classes get."""
+    return frozenset(right_digest(salt, unit, one, divergent) for one in classes)
+
+
+def output_of(digest: Digest) -> bytes:
+    """What stands for the bytes of the output with this digest."""
+    return b"output of " + digest
+
+
 class Host(Protocol):
     """What the sandbox needs of its machine."""
 
+    peer: PeerId
     kind: MachineKind
     disk: Disk
     life: int
@@ -51,13 +75,36 @@ class Host(Protocol):
         """How long the next execution takes."""
         ...
 
-    def reach(self, sources: Sequence[PeerId]) -> list[Disk]:
-        """The disks of those sources that are connected and serve what they have."""
+    def right_digests(self, job: JobId, unit: int) -> Collection[Digest]:
+        """What honest machines get for a unit, those of every numeric class in the world."""
+        ...
+
+    def reach(self, sources: Sequence[PeerId], output: Digest | None = None) -> list[Disk]:
+        """The disks of those sources that are connected and serve what they have.
+
+        With ``output``, of those that would let this machine have that output now.
+        """
         ...
 
 
+Order = (
+    ef.OpenJob
+    | ef.Execute
+    | ef.Withdraw
+    | ef.ShutJob
+    | ef.SetPaused
+    | ef.Fetch
+    | ef.MakeCommitments
+    | ef.CheckCommitments
+    | ef.Compare
+)
+
+
 class Compute:
-    """Runs what the core asks for in ``slots`` children; all of it ends with the power."""
+    """Runs what the core asks for in ``slots`` children; all of it ends with the power.
+
+    Units of jobs that this machine publishes take no slot: they run beside, one at a time.
+    """
 
     def __init__(self, kernel: Kernel, host: Host) -> None:
         self.kernel, self.host = kernel, host
@@ -69,7 +116,10 @@ class Compute:
         self.paused = False
         self._tokens = 0
         self._open: dict[JobId, bool] = {}
-        self._queue: dict[Task, tuple[PeerId, ...]] = {}
+        self._own: dict[JobId, bool] = {}
+        self._shuts: dict[JobId, int] = {}
+        # Units that wait, those of strangers' jobs and those of this machine's own.
+        self._queues: dict[bool, dict[Task, tuple[PeerId, ...]]] = {False: {}, True: {}}
         self._under_way: dict[Task, int] = {}
         self._frozen: list[tuple[Task, int]] = []
 
@@ -78,29 +128,37 @@ class Compute:
         """Units that run now."""
         return len(self._under_way)
 
-    def act(
-        self, effect: ef.OpenJob | ef.Execute | ef.Withdraw | ef.ShutJob | ef.SetPaused | ef.Fetch
-    ) -> None:
+    def act(self, effect: Order) -> None:
         """Begin what the core asked for."""
         match effect:
-            case ef.OpenJob():
-                self._later(FETCH_MS, self._opened, effect)
-            case ef.Fetch():
-                self._later(FETCH_MS, self._fetched, effect)
+            case ef.OpenJob(job=job):
+                self._for_job(job, FETCH_MS, self._opened, effect)
+            case ef.Fetch(job=job):
+                self._for_job(job, FETCH_MS, self._fetched, effect)
+            case ef.MakeCommitments(job=job):
+                self._for_job(job, READ_MS, self._commit, effect)
+            case ef.CheckCommitments(job=job):
+                self._for_job(job, READ_MS, self._check, effect)
+            case ef.Compare(job=job):
+                self._for_job(job, FETCH_MS, self._compare, effect)
             case ef.Execute(job=job, unit=unit):
                 task = (job, unit)
-                if job in self._open and task not in self._under_way and task not in self._queue:
-                    self._queue[task] = effect.sources
+                if job in self._open and task not in self._under_way:
+                    self._queues[self._is_own(task)].setdefault(task, effect.sources)
                     self._work()
             case ef.Withdraw(job=job, units=units, kill=kill):
                 for unit in units:
-                    self._queue.pop((job, unit), None)
+                    for queue in self._queues.values():
+                        queue.pop((job, unit), None)
                     if kill:
                         self._under_way.pop((job, unit), None)
                 self._work()
             case ef.ShutJob(job=job, keep=keep):
                 self._open.pop(job, None)
-                self._queue = {t: s for t, s in self._queue.items() if t[0] != job}
+                self._shuts[job] = self._shuts.get(job, 0) + 1
+                for queue in self._queues.values():
+                    for task in [task for task in queue if task[0] == job]:
+                        del queue[task]
                 self._under_way = {t: s for t, s in self._under_way.items() if t[0] != job}
                 if not keep:
                     self.host.disk.drop_blobs(job)
@@ -114,6 +172,18 @@ class Compute:
 
     def _later(self, span: tuple[int, int], act: Callable[..., None], *what: object) -> None:
         self.kernel.later(self.kernel.draw(span), self._alive, self.host.life, act, what)
+
+    def _for_job(
+        self, job: JobId, span: tuple[int, int], act: Callable[..., None], *what: object
+    ) -> None:
+        """Plan something for a job; nothing comes of it once the job is shut."""
+        self._later(span, self._unless_shut, job, self._shuts.get(job, 0), act, what)
+
+    def _unless_shut(
+        self, job: JobId, shuts: int, act: Callable[..., None], what: tuple[object, ...]
+    ) -> None:
+        if shuts == self._shuts.get(job, 0):
+            act(*what)
 
     def _alive(self, life: int, act: Callable[..., None], what: tuple[object, ...]) -> None:
         if life == self.host.life:
@@ -129,6 +199,7 @@ class Compute:
             disk.models[job] = True
         if job in disk.models:
             self._open[job] = True
+            self._own[job] = effect.manifest.publisher == self.host.peer
             self.host.tell(ev.JobOpened(job))
         else:
             self.host.tell(ev.JobUnavailable(job, "nobody here has the model", final=False))
@@ -136,14 +207,18 @@ class Compute:
     def _fetched(self, effect: ef.Fetch) -> None:
         job, ref = effect.job, effect.ref
         digest = Digest(ref.sha256)
-        mine = self.host.disk.outputs.setdefault(job, {})
-        for near in self.host.reach(effect.sources):
-            if near.outputs.get(job, {}).get(digest) == ref.length:
-                mine[digest] = ref.length
-        if mine.get(digest) == ref.length:
+        if self._can_be_had(job, digest, ref.length, effect.sources):
+            self.host.disk.outputs.setdefault(job, {})[digest] = ref.length
             self.host.tell(ev.BlobArrived(job, ref))
         else:
             self.host.tell(ev.BlobFailed(job, ref, "nobody here has the output"))
+
+    def _can_be_had(
+        self, job: JobId, digest: Digest, length: int, sources: Sequence[PeerId]
+    ) -> bool:
+        """Whether an output is here or somebody sends it."""
+        disks = [self.host.disk, *self.host.reach(sources, digest)]
+        return any(disk.outputs.get(job, {}).get(digest) == length for disk in disks)
 
     def _has_input(self, task: Task, sources: tuple[PeerId, ...]) -> bool:
         job, unit = task
@@ -154,16 +229,84 @@ class Compute:
             mine[unit] = True
         return unit in mine
 
+    # ---- kept outputs ------------------------------------------------------------------------
+
+    def _commit(self, effect: ef.MakeCommitments) -> None:
+        job, kept = effect.job, self.host.disk.outputs.get(effect.job, {})
+        seed = self.kernel.random.randbytes(SEED_BYTES)
+        items = tuple(item for item in effect.items if item.digest in kept)
+        made = tuple(
+            commitment(
+                NETWORK,
+                job,
+                item.unit,
+                item.attempt,
+                self.host.peer,
+                seed,
+                output_of(item.digest),
+            )
+            for item in items
+        )
+        self.host.tell(ev.CommitmentsMade(job, seed, items, made))
+        for item in effect.items:
+            if item.digest not in kept:
+                self.host.tell(ev.UnitUnavailable(job, item.unit, "the output is not here"))
+
+    def _check(self, effect: ef.CheckCommitments) -> None:
+        job, digest = effect.job, effect.digest
+        if digest not in self.host.disk.outputs.get(job, {}):
+            return
+        output = output_of(digest)
+        good: list[tuple[int, int, PeerId]] = []
+        bad: list[tuple[int, int, PeerId]] = []
+        for item in effect.items:
+            right = commitment(NETWORK, job, item.unit, item.attempt, item.peer, item.seed, output)
+            found = good if right == item.commitment else bad
+            found.append((item.unit, item.attempt, item.peer))
+        self.host.tell(ev.CommitmentsChecked(job, digest, tuple(good), tuple(bad)))
+
+    def _compare(self, effect: ef.Compare) -> None:
+        job, unit, candidate = effect.job, effect.unit, Digest(effect.candidate.sha256)
+        manifest = self._manifest(job)
+        if (
+            manifest is None
+            or effect.own not in self.host.disk.outputs.get(job, {})
+            or not self._can_be_had(job, candidate, effect.candidate.length, effect.sources)
+        ):
+            verdict = "unavailable"
+        elif candidate == effect.own:
+            verdict = "same"
+        elif {candidate, effect.own} <= set(self.host.right_digests(job, unit)):
+            verdict = "same" if isinstance(manifest.comparison, Tolerance) else "near"
+        else:
+            verdict = "different"
+        self.host.tell(ev.Compared(job, unit, candidate, effect.own, verdict))
+
+    def _manifest(self, job: JobId) -> Manifest | None:
+        stored = self.host.disk.jobs.get(job)
+        if stored is None:
+            return None
+        verified = unseal(stored.manifest)
+        assert isinstance(verified, VerifiedManifest)
+        return verified.manifest
+
     # ---- units -------------------------------------------------------------------------------
 
+    def _is_own(self, task: Task) -> bool:
+        return self._own.get(task[0], False)
+
     def _work(self) -> None:
-        while self._queue and len(self._under_way) < self.host.kind.slots and not self.paused:
-            task = next(iter(self._queue))
-            sources = self._queue.pop(task)
-            self._tokens += 1
-            self._under_way[task] = self._tokens
-            known = task[1] in self.host.disk.inputs.get(task[0], {})
-            self._later((0, 0) if known else FETCH_MS, self._begin, task, self._tokens, sources)
+        for own, queue in self._queues.items():
+            slots = 1 if own else self.host.kind.slots
+            while queue and not self.paused:
+                if sum(self._is_own(task) is own for task in self._under_way) >= slots:
+                    break
+                task = next(iter(queue))
+                sources = queue.pop(task)
+                self._tokens += 1
+                self._under_way[task] = self._tokens
+                known = task[1] in self.host.disk.inputs.get(task[0], {})
+                self._later((0, 0) if known else FETCH_MS, self._begin, task, self._tokens, sources)
 
     def _begin(self, task: Task, token: int, sources: tuple[PeerId, ...]) -> None:
         if self._under_way.get(task) != token:

@@ -11,13 +11,16 @@ from typing import assert_never
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
-from p2pfleet.core.wire.messages import Sealed
+from p2pfleet.core.model.record import Record
+from p2pfleet.core.rules import commitment
+from p2pfleet.core.wire.messages import Ringer, Sealed
 from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 from p2pfleet.sim.signatures import unseal
 
@@ -25,20 +28,27 @@ FrameKey = tuple[JobId, PeerId, int, int]
 
 
 class StoredJob:
-    """A job as the store has it. ``state``: active, completed, cancelled, expired, refused."""
+    """A job as the store has it. ``state``: active, completed, cancelled, expired, refused.
+
+    What stands in a dict comes back in the order of first saving.
+    """
 
     def __init__(self, manifest: Sealed, own: bool) -> None:
         self.manifest, self.own = manifest, own
         self.state = "active"
         self.closure: Sealed | None = None
         self.units: dict[int, ef.UnitRow] = {}
-        self.judged: dict[tuple[int, PeerId], bool] = {}
+        self.moves: dict[tuple[int, PeerId], str] = {}
+        self.seeds: dict[bytes, ef.OwnSeed] = {}
+        self.snapshots: dict[Digest, Sealed] = {}
 
 
 class Disk:
     """What survives; ``unsynced`` is the transaction under way.
 
-    ``outputs`` and ``inputs`` (by job) and ``models`` are blobs, which are whole or not there.
+    ``outputs`` and ``inputs`` (by job) and ``models`` are blobs, which are whole or not there;
+    ``ringers`` are the publisher's notes on its own jobs (secret and ringers), written beside the
+    store before a job is published.
     """
 
     def __init__(self) -> None:
@@ -46,7 +56,9 @@ class Disk:
         self.jobs: dict[JobId, StoredJob] = {}
         self.frames: dict[FrameKey, Sealed] = {}
         self.requirement: Sealed | None = None
-        self.records: dict[PeerId, list[int]] = {}
+        self.records: dict[tuple[str, PeerId], Record] = {}
+        self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
+        self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
         self.models: dict[JobId, bool] = {}
         self.inputs: dict[JobId, dict[int, bool]] = {}
         self.outputs: dict[JobId, dict[Digest, int]] = {}
@@ -81,9 +93,7 @@ class Disk:
     def _apply(self, write: ef.Write) -> None:
         match write:
             case ef.SaveFrame():
-                verified = unseal(write.frame)
-                assert isinstance(verified, VerifiedFrame)
-                frame = verified.frame
+                frame = _frame(write.frame).frame
                 assert frame.job == write.job, "a frame is saved under another job"
                 key = (frame.job, frame.author, frame.incarnation, frame.sequence)
                 self.frames.setdefault(key, write.frame)
@@ -91,8 +101,27 @@ class Disk:
                 units = self.jobs[write.job].units
                 for row in write.rows:
                     units[row.unit] = row
-            case ef.SaveJudgements():
-                self._judge(write)
+            case ef.SaveSeed(seed=seed):
+                assert commitment.seed_hash(seed.seed) == seed.seed_hash, "under another's hash"
+                self.jobs[write.job].seeds.setdefault(seed.seed_hash, seed)
+            case ef.SaveMoves():
+                moves = self.jobs[write.job].moves
+                for move in write.rows:
+                    if move.kind:
+                        moves[move.unit, move.peer] = move.kind
+                    else:
+                        moves.pop((move.unit, move.peer), None)
+            case ef.VoidMoves():
+                self.jobs[write.job].moves.clear()
+            case ef.SaveRecords():
+                for total in write.rows:
+                    self.records[total.model_class, total.peer] = total.record
+            case ef.SaveSnapshot(snapshot=snapshot):
+                self.jobs[write.job].snapshots.setdefault(Digest(snapshot.hash), snapshot)
+            case ef.SaveProof(peer=peer, first=first, second=second):
+                authors = {_frame(first).author, _frame(second).author}
+                assert authors == {peer}, "a proof is made of another's frames"
+                self.proofs.setdefault(peer, (first, second))
             case ef.SaveJob():
                 self.jobs.setdefault(write.job, StoredJob(write.manifest, write.own))
             case ef.CloseJob():
@@ -101,20 +130,13 @@ class Disk:
             case ef.SaveRequirement():
                 self.requirement = write.requirement
             case ef.ForgetJob():
-                self.jobs[write.job].units.clear()
+                forgotten = self.jobs[write.job]
+                forgotten.units.clear()
+                forgotten.seeds.clear()
+                forgotten.snapshots.clear()
                 self.frames = {k: v for k, v in self.frames.items() if k[0] != write.job}
             case _:
                 assert_never(write)
-
-    def _judge(self, write: ef.SaveJudgements) -> None:
-        judged = self.jobs[write.job].judged
-        for row in write.rows:
-            record = self.records.setdefault(row.peer, [0, 0])
-            earlier = judged.get((row.unit, row.peer))
-            if earlier is not None:
-                record[not earlier] -= 1
-            judged[row.unit, row.peer] = row.agreed
-            record[not row.agreed] += 1
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -125,8 +147,10 @@ class Disk:
             assert isinstance(requirement, VerifiedRequirement)
             yield ev.RequirementReceived(me, requirement)
         yield ev.RecordsRestored(
-            tuple((peer, good, bad) for peer, (good, bad) in sorted(self.records.items()))
+            tuple(ef.RecordRow(*key, record) for key, record in sorted(self.records.items()))
         )
+        for _, proof in sorted(self.proofs.items()):
+            yield ev.ProofRestored(*map(_frame, proof))
         for stored in self.jobs.values():
             manifest = unseal(stored.manifest)
             closure = None if stored.closure is None else unseal(stored.closure)
@@ -138,16 +162,16 @@ class Disk:
                 stored.state,
                 closure,
                 tuple(row for _, row in sorted(stored.units.items())),
-                tuple(
-                    ef.Judgement(unit, peer, agreed)
-                    for (unit, peer), agreed in sorted(stored.judged.items())
-                ),
+                tuple(ef.Move(*of, kind) for of, kind in stored.moves.items()),
+                tuple(_snapshot(sealed) for sealed in stored.snapshots.values()),
+                tuple(stored.seeds.values()),
             )
         for (job, *_), sealed in self.frames.items():
             if self.jobs[job].state == "active":
-                frame = unseal(sealed)
-                assert isinstance(frame, VerifiedFrame)
-                yield ev.FrameRestored(frame)
+                yield ev.FrameRestored(_frame(sealed))
+        for known, (secret, ringers) in self.ringers.items():
+            if known in self.jobs and self.jobs[known].state == "active":
+                yield ev.RingersKnown(known, secret, ringers)
         yield ev.RestoreFinished()
 
     def frame_range(self, effect: ef.SendFrames) -> list[Sealed]:
@@ -168,6 +192,8 @@ class Disk:
                 return closure.job in self.jobs and self.jobs[closure.job].closure == sealed
             case VerifiedRequirement():
                 return self.requirement == sealed
+            case VerifiedSnapshot(hash=name):
+                return any(name in job.snapshots for job in self.jobs.values())
             case VerifiedRecord():
                 return True
 
@@ -176,3 +202,15 @@ class Disk:
         self.models.pop(job, None)
         self.inputs.pop(job, None)
         self.outputs.pop(job, None)
+
+
+def _frame(sealed: Sealed) -> VerifiedFrame:
+    verified = unseal(sealed)
+    assert isinstance(verified, VerifiedFrame)
+    return verified
+
+
+def _snapshot(sealed: Sealed) -> VerifiedSnapshot:
+    verified = unseal(sealed)
+    assert isinstance(verified, VerifiedSnapshot)
+    return verified

@@ -17,11 +17,12 @@ from p2pfleet.core.errors import Malformed
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.capability import Capability
-from p2pfleet.core.model.ids import JobId, NetworkId, PeerId
+from p2pfleet.core.model.ids import Digest, JobId, PeerId, cid_from_sha256
 from p2pfleet.core.wire import messages as ms
+from p2pfleet.core.wire.verified import VerifiedFrame
 from p2pfleet.sim.adversaries.behaviour import Behaviour
 from p2pfleet.sim.clocks import Clock
-from p2pfleet.sim.compute import Answer, Compute
+from p2pfleet.sim.compute import NETWORK, Answer, Compute, right_digests
 from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.network import Network
@@ -29,7 +30,6 @@ from p2pfleet.sim.scenario import MachineKind
 from p2pfleet.sim.signatures import delivered, heard, peer_of, signed, unseal
 from p2pfleet.sim.trace import Trace
 
-NETWORK = NetworkId(hashlib.sha256(b"p2pfleet simulated network").digest())
 EVENTS_MAX = 256
 INBOX_MAX = 4096
 
@@ -55,7 +55,8 @@ class Witness(Protocol):
 
 
 class World:
-    """What all machines share. ``divergent`` is the share of units by job, see ``right_digest``."""
+    """What all machines share. ``divergent`` is the share of units by job, see ``right_digest``;
+    ``salts`` are those of the jobs' manifests, which the right answers follow from."""
 
     def __init__(self, kernel: Kernel, network: Network, trace: Trace) -> None:
         self.kernel, self.network, self.trace = kernel, network, trace
@@ -63,6 +64,7 @@ class World:
         self.machines: list[Machine] = []
         self.by_peer: dict[PeerId, Machine] = {}
         self.divergent: dict[JobId, float] = {}
+        self.salts: dict[JobId, bytes] = {}
         self.publishers: dict[PeerId, bool] = {}
         self.sync_ms = (1, 1)
         self.drift_ppm = 0
@@ -129,7 +131,8 @@ class Machine:
         incarnation = self.disk.next_incarnation(wall_ms)
         self.world.trace.note(kernel.now, self.name, "starts")
         life = self.life
-        self.tell(ev.Started(incarnation, wall_ms, "simulated", ()))
+        coin = kernel.random.randbytes(32)
+        self.tell(ev.Started(incarnation, wall_ms, "simulated", (), coin))
         for event in list(self.disk.restore(self.peer)):
             self._inbox.append(event)
         self._turn()
@@ -278,15 +281,26 @@ class Machine:
                 self.world.network.gossip(self.number, sealed)
             case (
                 ef.OpenJob() | ef.Execute() | ef.Withdraw() | ef.ShutJob() | ef.SetPaused()
-                | ef.Fetch()
+                | ef.Fetch() | ef.MakeCommitments() | ef.CheckCommitments() | ef.Compare()
             ):  # fmt: skip
                 self.compute.act(act)
+            case ef.Prove():
+                self._prove(act)
             case ef.Report():
                 pass
             case ef.Sign():
                 raise AssertionError("signed in _step")
             case _:
                 assert_never(act)
+
+    def _prove(self, act: ef.Prove) -> None:
+        key = (act.job, act.author, act.incarnation, act.sequence)
+        stored = self.disk.frames.get(key)
+        if stored is not None:
+            first, second = unseal(stored), unseal(act.other)
+            assert isinstance(first, VerifiedFrame)
+            assert isinstance(second, VerifiedFrame)
+            self.tell(ev.ProofReceived(self.peer, first, second))
 
     def send(self, peers: Sequence[PeerId], message: ms.Message) -> None:
         """Send a message to peers, as it is or as an adversary would rather have it."""
@@ -320,11 +334,27 @@ class Machine:
         """How long the next execution takes."""
         return max(1, self.behaviour.unit_ms(self.world.kernel.draw(self.kind.unit_ms)))
 
-    def reach(self, sources: Sequence[PeerId]) -> list[Disk]:
-        """The disks of those sources that can be asked for blobs now."""
+    def right_digests(self, job: JobId, unit: int) -> frozenset[Digest]:
+        """What honest machines get for a unit, those of every numeric class in the world."""
+        classes = {machine.kind.numeric_class for machine in self.world.machines}
+        divergent = self.world.divergent.get(job, 0.0)
+        return right_digests(self.world.salts.get(job, job), unit, sorted(classes), divergent)
+
+    def reach(self, sources: Sequence[PeerId], output: Digest | None = None) -> list[Disk]:
+        """The disks of those sources that can be asked for blobs (for ``output``) now."""
         found = []
         for peer in sources:
             other = self.world.by_peer.get(peer)
-            if other is not None and self.world.network.connected(self.number, peer):
+            if other is None or not self.world.network.connected(self.number, peer):
+                continue
+            if output is None or other.gives(self.peer, output):
                 found.append(other.disk)
         return found
+
+    def gives(self, peer: PeerId, output: Digest) -> bool:
+        """Whether a peer may have an output from here."""
+        if self.node is None:
+            return False
+        if not self.honest:
+            return self.behaviour.gives(output)
+        return self.node.may_fetch(peer, cid_from_sha256(output))

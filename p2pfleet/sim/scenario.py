@@ -104,12 +104,23 @@ class MachineKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A job that the machine ``publisher`` publishes at ``at_ms``.
 
-    ``divergent`` is the share of its units in which numeric classes differ.
+    With ``confidence`` it asks for that joint credibility, taking ``assume_faulty`` of its peers
+    for faulty; else for a fixed ``quorum``. ``audit`` is the share of units that its publisher
+    executes itself, ``ringers`` how many answers it knows beforehand. With ``tolerance`` answers of
+    different numeric classes are the same one. ``divergent`` is the share of its units in which
+    numeric classes differ.
     """
 
     publisher: Annotated[str, Meta(max_length=40)]
     units: Annotated[int, Meta(ge=1, le=UNITS_MAX)]
     quorum: Annotated[int, Meta(ge=1, le=32)] = 2
+    confidence: Annotated[float, Meta(ge=0.5, lt=1)] | None = None
+    assume_faulty: Annotated[float, Meta(ge=0.000001, le=0.5)] = 0.1
+    audit: Share = 0.0
+    ringers: Annotated[int, Meta(ge=0, le=128)] = 0
+    tolerance: bool = False
+    crowd: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 5_000
     replicas_max: Annotated[int, Meta(ge=1, le=64)] = 8
     lease_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = 10_000
     at_ms: Time = 1_000

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Malformed
-from p2pfleet.core.model.ids import FrameHash, PeerId
+from p2pfleet.core.model.ids import Digest, FrameHash, PeerId
 from p2pfleet.core.wire import messages as ms
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
@@ -23,6 +23,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 
 
@@ -48,7 +49,7 @@ def unseal(sealed: ms.Sealed) -> Verified:
     """What verification makes of a sealed body. Raises :class:`Malformed`."""
     if sealed.signature != signature_of(sealed.signer):
         raise Malformed("the signature does not match")
-    body = decode(sealed.body, ms.SignedBody, MAX_FRAME_BYTES)
+    body: ms.SignedBody = decode(sealed.body, ms.SignedBody, MAX_FRAME_BYTES)
     if sealed.signer != ms.signer_of(body):
         raise Malformed("signed by somebody else than it names")
     match body:
@@ -60,7 +61,10 @@ def unseal(sealed: ms.Sealed) -> Verified:
             return VerifiedRecord(sealed, body)
         case ms.Requirement():
             return VerifiedRequirement(sealed, body)
-    return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
+        case ms.Snapshot():
+            return VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case ms.Frame():
+            return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
 
 
 def signed(me: PeerId, body: ms.SignedBody) -> ev.Event:
@@ -84,6 +88,8 @@ def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
             return ev.FrameReceived(source, verified)
         case VerifiedRequirement():
             return ev.RequirementReceived(source, verified)
+        case VerifiedSnapshot():
+            return ev.SnapshotReceived(source, verified)
         case VerifiedRecord():
             return None
 
@@ -100,7 +106,12 @@ def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
             return delivered(source, unseal(sealed))
         case ms.JobsSummary(open=open_jobs, closed=closed):
             return ev.JobsSummaryReceived(source, open_jobs, closed)
-        case ms.FramesSummary(job=job, positions=positions):
-            return ev.FramesSummaryReceived(source, job, positions)
+        case ms.FramesSummary(job=job, positions=positions, snapshot=snapshot):
+            return ev.FramesSummaryReceived(source, job, positions, snapshot)
         case ms.Wanted(job=job, units=units):
             return ev.WantedReceived(source, job, units)
+        case ms.Proof(first=first, second=second):
+            one, two = unseal(first), unseal(second)
+            if not isinstance(one, VerifiedFrame) or not isinstance(two, VerifiedFrame):
+                return None
+            return ev.ProofReceived(source, one, two)

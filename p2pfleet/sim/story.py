@@ -63,8 +63,22 @@ class Story:
                     lines.append("claim")
                 case ms.Release(units=units) if self.unit in units:
                     lines.append("release")
-                case ms.Reveal(unit=self.unit):
-                    lines.append(f"vote for {entry.digest.hex()[:8]}")
+                case ms.Commit(items=items):
+                    lines += [
+                        f"commitment (attempt {item.attempt})"
+                        for item in items
+                        if item.unit == self.unit
+                    ]
+                case ms.Reveal(items=results):
+                    lines += [
+                        f"vote for {item.digest.hex()[:8]} (attempt {item.attempt})"
+                        for item in results
+                        if item.unit == self.unit
+                    ]
+                case ms.Endorse(unit=self.unit):
+                    lines.append(f"endorsement of {entry.digest.hex()[:8]}")
+                case ms.Audit(unit=self.unit):
+                    lines.append(f"the publisher's word for {entry.digest.hex()[:8]}")
                 case ms.Failure(unit=self.unit):
                     lines.append(f"failure: {entry.reason}")
         return lines
@@ -72,12 +86,17 @@ class Story:
     def _effect(self, effect: ef.Effect) -> list[str]:
         match effect:
             case ef.SaveUnits(job=self.job, rows=rows):
-                return [f"decides: {row.state}" for row in rows if row.unit == self.unit]
-            case ef.SaveJudgements(job=self.job, rows=judgements):
                 return [
-                    f"judges {self._name(row.peer)}: {'agreed' if row.agreed else 'contradicted'}"
-                    for row in judgements
+                    f"decides: {row.state}"
+                    + (f" ({row.detail.decode()})" if row.state == "failed" else "")
+                    for row in rows
                     if row.unit == self.unit
+                ]
+            case ef.SaveMoves(job=self.job, rows=moves):
+                return [
+                    f"judges {self._name(move.peer)}: {move.kind}"
+                    for move in moves
+                    if move.unit == self.unit
                 ]
             case ef.Execute(job=self.job, unit=self.unit):
                 return ["is to run it"]

@@ -22,8 +22,11 @@ import p2pfleet
 from p2pfleet.cli import submit, waiting
 from p2pfleet.config import NodeConfig, load_config, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.model.comparison import OutputTolerance
 from tests.cli.conftest import Invoke, document
 from tests.cli.fake_node import DONE, JOB, NETWORK, FakeNode, job, serving
+
+TERMS = {"stop": "quorum", "quorum": 2, "work": 7}
 
 
 class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,8 +35,15 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     inputs: tuple[str, ...]
     name: str
-    quorum: int = 2
+    quorum: int | None = None
+    confidence: float | None = None
+    assume_faulty: float | None = None
     replicas_max: int | None = None
+    tolerance: bool = False
+    tolerances: tuple[OutputTolerance, ...] = ()
+    audit: float | None = None
+    ringers: int | None = None
+    model_class: str = "any"
     split: str | None = None
     memory_mb: int = 512
     cpu_s: float = 60.0
@@ -48,6 +58,9 @@ class Draft(msgspec.Struct, frozen=True):
 
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def terms(self) -> dict[str, Any]:
+        return TERMS
 
 
 class EmbeddedNode:
@@ -155,6 +168,29 @@ def files(tmp_path: Path) -> Path:
         (("model.onnx", "in", "--quorum", "0"), "quorum"),
         (("model.onnx", "in", "--quorum", "33"), "quorum"),
         (("model.onnx", "in", "--quorum", "5", "--replicas-max", "4"), "quorum of 5"),
+        (("model.onnx", "in", "--quorum", "2", "--confidence", "0.9"), "two ways to decide"),
+        (("model.onnx", "in", "--confidence", "1"), "confidence"),
+        (("model.onnx", "in", "--confidence", "nan"), "confidence"),
+        (("model.onnx", "in", "--confidence", "0.4"), "confidence"),
+        (("model.onnx", "in", "--assume-faulty", "0.1"), "without --confidence"),
+        (("model.onnx", "in", "--confidence", ".9", "--assume-faulty", "0"), "assume-faulty"),
+        (("model.onnx", "in", "--confidence", ".9", "--assume-faulty", "0.6"), "assume-faulty"),
+        (("model.onnx", "in", "--replicas-max", "1"), "quorum of 2"),
+        (("model.onnx", "in", "--exact", "--tolerance"), "two ways to compare"),
+        (("model.onnx", "in", "--tolerance=y"), "no tolerance"),
+        (("model.onnx", "in", "--tolerance=y=1e-6"), "no tolerance"),
+        (("model.onnx", "in", "--tolerance==1e-6,0"), "no tolerance"),
+        (("model.onnx", "in", "--tolerance", "y=1e-2,0"), "cannot be the tolerance of 'y'"),
+        (("model.onnx", "in", "--tolerance", "y=0,0.1"), "cannot be the tolerance of 'y'"),
+        (("model.onnx", "in", "--tolerance", "y=1e-13,0"), "cannot be the tolerance of 'y'"),
+        (("model.onnx", "in", "--tolerance", "y=-1,0"), "y=-1,0"),
+        (("model.onnx", "in", "--tolerance", "y=1e999,0"), "cannot be the tolerance of 'y'"),
+        (("model.onnx", "in", "--audit", "1.5"), "audit"),
+        (("model.onnx", "in", "--audit", "nan"), "audit"),
+        (("model.onnx", "in", "--ringers", "129"), "ringers"),
+        (("model.onnx", "in", "--ringers", "-1"), "ringers"),
+        (("model.onnx", "in", "--model-class", ""), "class of models"),
+        (("model.onnx", "in", "--model-class", "x" * 65), "class of models"),
         (("model.onnx", "in", "--expires-h", "721"), "expires"),
         (("model.onnx", "in", "--cpu-s", "nan"), "cpu"),
         (("model.onnx", "in", "--lease-s", "inf"), "lease"),
@@ -203,10 +239,13 @@ def test_waiting_for_a_running_node_writes_the_results(
     invoke: Invoke, files: Path, node: FakeNode
 ) -> None:
     states = [job(), DONE]
+    node.answers["submit"] = lambda _: {"job": JOB, "terms": TERMS}
     node.answers["job"] = lambda _: states.pop(0) if len(states) > 1 else states[0]
     result = invoke("submit", "model.onnx", "in", "--output", "out", "--json")
     assert result.exit_code == 0, result.output
-    assert document(result) == {"job": DONE, "output": str(files / "out"), "warnings": []}
+    assert document(result) == {
+        "job": DONE, "output": str(files / "out"), "warnings": [], "terms": TERMS,
+    }  # fmt: skip
     assert node.of("results") == [{"job": JOB, "output": str(files / "out")}]
     assert result.stderr.startswith(f"{JOB}\n"), "the id comes before the end"
 
@@ -230,6 +269,75 @@ def test_warnings_reach_the_person_and_the_document(
     result = invoke("submit", "model.onnx", "in", "--wait", "--json")
     assert result.exit_code == ExitCode.NO_PEERS
     assert document(result)["warnings"] == ["it wavers"]
+
+
+def asked(node: FakeNode) -> SubmitRequest:
+    """What the node was asked for last."""
+    return msgspec.convert(node.of("submit")[-1], SubmitRequest)
+
+
+def test_how_sure_to_be_is_asked_of_the_node(invoke: Invoke, files: Path, node: FakeNode) -> None:
+    result = invoke(
+        "submit", "model.onnx", "in", "--confidence", "0.999", "--assume-faulty", "0.2",
+        "--replicas-max", 12, "--audit", "0.05", "--ringers", 7, "--model-class", "faces",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    sent = asked(node)
+    assert (sent.quorum, sent.confidence, sent.assume_faulty) == (None, 0.999, 0.2)
+    assert (sent.replicas_max, sent.audit, sent.ringers) == (12, 0.05, 7)
+    assert (sent.model_class, sent.tolerance, sent.tolerances) == ("faces", False, ())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--tolerance", "model.onnx", "in"),
+        ("model.onnx", "--tolerance", "in"),
+        ("model.onnx", "in", "--tolerance"),
+        ("model.onnx", "in", "--tolerance", "--strict"),
+    ],
+)
+def test_a_tolerance_may_stand_alone_wherever_it_stands(
+    invoke: Invoke, files: Path, node: FakeNode, arguments: tuple[str, ...]
+) -> None:
+    assert invoke("submit", *arguments).exit_code == 0
+    sent = asked(node)
+    assert (sent.tolerance, sent.tolerances) == (True, ())
+    assert sent.model == str(files / "model.onnx")
+    assert len(sent.inputs) == 2
+
+
+def test_outputs_get_tolerances_of_their_own(invoke: Invoke, files: Path, node: FakeNode) -> None:
+    result = invoke(
+        "submit", "--tolerance", "y=1e-6,1e-4", "model.onnx", "in", "--tolerance", "a=b=0,0.01",
+        "--tolerance=z=0.000000000001,1E-9",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert asked(node).tolerances == (
+        OutputTolerance("y", 1_000_000, 100_000),
+        OutputTolerance("a=b", 0, 10_000_000),
+        OutputTolerance("z", 1, 1),
+    )
+
+
+def test_the_terms_reach_the_document(
+    invoke: Invoke, files: Path, node: FakeNode, app: FakeApp
+) -> None:
+    node.answers["submit"] = lambda _: {"job": JOB, "terms": TERMS}
+    assert document(invoke("submit", "model.onnx", "in", "--json"))["terms"] == TERMS
+
+
+def test_the_terms_of_the_own_node_reach_the_document(
+    invoke: Invoke, files: Path, app: FakeApp
+) -> None:
+    result = invoke(
+        "submit", "model.onnx", "in", "--network", "fake.toml", "--confidence", "0.99",
+        "--tolerance", "y=0,1e-3", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert document(result)["terms"] == TERMS
+    assert app.requests[0].confidence == 0.99
+    assert app.requests[0].tolerances == (OutputTolerance("y", 0, 1_000_000),)
 
 
 def test_strict_is_asked_of_the_node(invoke: Invoke, files: Path, node: FakeNode) -> None:

@@ -18,11 +18,12 @@ from p2pfleet.app import RunningNode, SubmitRequest
 from p2pfleet.cli.embedded import with_node
 from p2pfleet.config import load_config
 from p2pfleet.core.model.ids import Digest, NetworkId, PeerId, cid_of, sha256
-from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
+from p2pfleet.core.model.job import Exact, Limits, UnitInput, UnitTable
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.ports import Packs
 from p2pfleet.publishing import Draft, Pin
+from p2pfleet.submission import stop_of
 
 
 async def prepare_unseen(
@@ -33,6 +34,8 @@ async def prepare_unseen(
     publisher: PeerId,
     wall_ms: int,
     pin: Pin,
+    crowd: int,
+    snapshot: bytes | None,
 ) -> Draft:
     """The manifest and its blobs, whatever is in them."""
     model, *members = _read([request.model, *request.inputs])
@@ -62,7 +65,7 @@ async def prepare_unseen(
             output_bytes=request.output_mb * 2**20,
         ),
         comparison=Exact(),
-        stop=FixedQuorum(request.quorum, request.replicas_max or 2 * request.quorum + 3),
+        stop=stop_of(request),
         shards=1,
         lease_ms=round(request.lease_s * 1000),
         issued_ms=wall_ms,

@@ -12,7 +12,7 @@ import pytest
 import trio
 from onnx import TensorProto, helper
 
-from p2pfleet import conditioning, publishing
+from p2pfleet import conditioning, trial
 from p2pfleet.adapters.sandbox import SandboxConfig, open_sandbox
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.conditioning import (
@@ -64,6 +64,9 @@ class Child:
         self._wall_ms = wall_ms
 
     async def load(self) -> None:
+        raise AssertionError
+
+    async def count(self, inputs: bytes) -> int:
         raise AssertionError
 
     async def execute(self, inputs: bytes) -> Execution:
@@ -344,16 +347,31 @@ async def test_strict_refuses_it_and_says_what_to_do(tmp_path: Path) -> None:
         await prepared(tmp_path, *CHAOS[:2], strict=True)
     assert "not published" in caught.value.message
     assert "coarser" in caught.value.advice
+    assert "--tolerance" in caught.value.advice
     draft = await prepared(tmp_path, *JOBS["a classifier"][:2], strict=True)
     assert draft.warnings == ()
-    assert draft.notes == ()
+    (note,) = draft.notes
+    assert "last digits of 'y'" in note, "bytes will not be equal on every machine"
+    assert "--tolerance" in note
+    draft = await prepared(tmp_path, *JOBS["a classifier"][:2], strict=True, tolerance=True)
+    assert draft.warnings == draft.notes == ()
+    draft = await prepared(tmp_path, *JOBS["a winner by a clear lead"][:2], strict=True)
+    assert draft.warnings == draft.notes == ()
+
+
+@guarded
+async def test_a_tolerance_is_no_advice_where_it_is_set_or_sets_nothing(tmp_path: Path) -> None:
+    for job, terms in ((CHAOS, {"tolerance": True}), (JOBS["a winner among equals"], {})):
+        draft = await prepared(tmp_path, *job[:2], **terms)
+        (warning,) = draft.warnings
+        assert "--tolerance" not in warning
 
 
 @guarded
 async def test_what_was_not_tested_or_took_long_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "LONG_TRIAL_S", 0)
+    monkeypatch.setattr(trial, "LONG_TRIAL_S", 0)
     draft = await prepared(tmp_path, *JOBS["whole numbers"][:2])
     assert draft.warnings == ()
     untested, slow = draft.notes

@@ -9,9 +9,10 @@ from __future__ import annotations
 from .bombs import BOMBS
 from .catalogue import LIMITS, REFUSED, RUNS, Hostile, from_folder
 from .malformed import MALFORMED
+from .overflowing import OVERFLOWING
 from .readers import READERS
 
-HOSTILE: tuple[Hostile, ...] = (*READERS, *BOMBS, *MALFORMED)
+HOSTILE: tuple[Hostile, ...] = (*READERS, *BOMBS, *MALFORMED, *OVERFLOWING)
 HARMLESS_SAMPLES = frozenset({"55_denormal_slowdown"})
 """Of the folders met so far: what computes something odd, but no more than it may."""
 

@@ -145,6 +145,25 @@ async def test_a_model_read_when_the_pause_began_waits_for_its_end() -> None:
 
 
 @guarded
+async def test_two_shelves_under_one_governor_pause_and_go_on_together() -> None:
+    ours, theirs = FakeSandbox(unit_s=0.05), FakeSandbox(unit_s=0.05)
+    async with children_of(ours) as (children, nursery):
+        others = Children(theirs, 1, children._governor)
+        nursery.start_soon(serve, children)
+        await until(lambda: ours.started and ours.started[0].loaded)
+        for shelf in (children, others):
+            shelf.set_paused(True)
+        nursery.start_soon(serve, others)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert ours.started[0].frozen
+        assert theirs.started == []
+        for shelf in (children, others):
+            shelf.set_paused(False)
+        await until(lambda: theirs.started and children._governor._children == {})
+        others.close()
+
+
+@guarded
 async def test_a_frozen_child_is_killed_when_its_unit_is_cancelled() -> None:
     sandbox = FakeSandbox(unit_s=FOREVER)
     async with children_of(sandbox) as (children, nursery):

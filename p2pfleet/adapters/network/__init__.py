@@ -11,7 +11,7 @@ from typing import Protocol
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.core.model.ids import NetworkId
-from p2pfleet.ports import AddressBook, BlobReader, Bulk, Clock, Network, Validator
+from p2pfleet.ports import AddressBook, BlobGate, BlobReader, Bulk, Clock, Network, Validator
 
 __all__ = ["NetworkConfig", "OpenNetwork", "open_network"]
 
@@ -33,14 +33,16 @@ def open_network(
     validator: Validator,
     addresses: AddressBook,
     blobs: BlobReader,
+    may_fetch: BlobGate,
     clock: Clock,
 ) -> AbstractAsyncContextManager[OpenNetwork]:
     """Listen, join ``network``, and stay in it for as long as the context lasts.
 
     ``seed`` is the 32-byte Ed25519 seed of the node's identity. ``validator`` judges gossiped
-    announcements in the event loop. Entering raises :class:`P2pfleetError` when an address is
-    malformed or cannot be listened on. Leaving closes every connection within two seconds, also
-    under cancellation; after that ``events`` ends.
+    announcements in the event loop; ``may_fetch`` is asked there about every blob that a peer wants
+    from this node, before any of it is looked up. Entering raises :class:`P2pfleetError` when an
+    address is malformed or cannot be listened on. Leaving closes every connection within two
+    seconds, also under cancellation; after that ``events`` ends.
     """
     from p2pfleet.adapters.network.life import open_host
 
@@ -51,5 +53,6 @@ def open_network(
         validator=validator,
         addresses=addresses,
         blobs=blobs,
+        may_fetch=may_fetch,
         clock=clock,
     )

@@ -7,8 +7,10 @@ Streams are kept for the next request, since opening one costs as much as thousa
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,11 @@ from p2pfleet.adapters.network.streams import (
     write_patiently,
 )
 from p2pfleet.core.errors import Malformed, Reject, Verdict
-from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
+from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_from_sha256, short_peer
 from p2pfleet.core.wire import codec
 from p2pfleet.core.wire.messages import BlobHeader, BlobRequest
 from p2pfleet.core.wire.names import BLOB_CHUNK_BYTES, BLOB_PROTOCOL
-from p2pfleet.ports import BlobNotFound, BlobReader, PartialBlob
+from p2pfleet.ports import BlobGate, BlobNotFound, BlobReader, PartialBlob
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +53,24 @@ Report = Callable[[PeerId, Verdict], None]
 
 
 class BlobServer:
-    """Answers requests for blobs, as long as the asking peer keeps reading."""
+    """Answers requests for blobs, as long as the asking peer keeps reading.
+
+    A blob that ``may_fetch`` denies to a peer is not here for that peer.
+    """
 
     def __init__(
-        self, config: NetworkConfig, network: NetworkId, blobs: BlobReader, report: Report
+        self,
+        config: NetworkConfig,
+        network: NetworkId,
+        blobs: BlobReader,
+        may_fetch: BlobGate,
+        report: Report,
     ) -> None:
         self._config = config
         self._network = network
         self._blobs = blobs
+        self._may_fetch = may_fetch
+        self._nowhere = secrets.token_bytes(32)
         self._report = report
         self._slots = trio.CapacityLimiter(config.serves)
         self._turns: dict[bytes, trio.CapacityLimiter] = {}
@@ -92,15 +104,16 @@ class BlobServer:
         try:
             async with turn, self._slots:
                 with trio.move_on_after(_SLOWEST_S + request.length / _SLOWEST_BYTES_PER_S) as time:
-                    await self._give(stream, request)
+                    await self._give(stream, identity, request)
             if time.cancelled_caught:
                 raise StreamFailed("took a blob too slowly")
         finally:
             if turn.borrowed_tokens == 0 and turn.statistics().tasks_waiting == 0:
                 self._turns.pop(key, None)
 
-    async def _give(self, stream: Any, request: BlobRequest) -> None:
-        place = await trio.to_thread.run_sync(self._locate, request)
+    async def _give(self, stream: Any, identity: Any, request: BlobRequest) -> None:
+        cid = self._wanted(peer_of(identity), request.cid)
+        place = await trio.to_thread.run_sync(self._locate, request, cid)
         if place is None:
             await self._send(stream, frame(codec.encode(_ABSENT)))
             return
@@ -120,11 +133,21 @@ class BlobServer:
         finally:
             os.close(descriptor)
 
-    def _locate(self, request: BlobRequest) -> tuple[int, int] | None:
-        """An open file and the position of the range in it."""
+    def _wanted(self, peer: PeerId | None, cid: Cid) -> Cid:
+        """What to look up for ``peer``: ``cid``, or a name that nothing has.
+
+        A blob that is denied is looked for like one that is not here, in the same places, so that
+        the time which the answer takes tells nothing either.
+        """
+        if peer is not None and self._may_fetch(peer, cid):
+            return cid
+        return cid_from_sha256(hashlib.sha256(self._nowhere + cid).digest())
+
+    def _locate(self, request: BlobRequest, cid: Cid) -> tuple[int, int] | None:
+        """An open file with the blob ``cid``, and the position of the range in it."""
         if request.network != self._network:
             return None
-        found = self._blobs.locate(request.cid)
+        found = self._blobs.locate(cid)
         if found is None:
             return None
         path, offset, length = found

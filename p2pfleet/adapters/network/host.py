@@ -42,6 +42,7 @@ from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
 from p2pfleet.core.wire.names import BLOB_PROTOCOL, FRAME_PROTOCOL, announcements_topic
 from p2pfleet.ports import (
     AddressBook,
+    BlobGate,
     BlobReader,
     Bulk,
     Clock,
@@ -88,6 +89,7 @@ class Host:
         validator: Validator,
         addresses: AddressBook,
         blobs: BlobReader,
+        may_fetch: BlobGate,
         clock: Clock,
         tasks: Tasks,
     ) -> None:
@@ -151,7 +153,7 @@ class Host:
             lambda: [library_id(one.peer) for one in self._sessions.peers()],
         )
         self._blobs = BlobFetcher(config, network, self._host, self.report)
-        server = BlobServer(config, network, blobs, self.report)
+        server = BlobServer(config, network, blobs, may_fetch, self.report)
         self._host.set_stream_handler(FRAME_PROTOCOL, self._sessions.serve)
         self._host.set_stream_handler(BLOB_PROTOCOL, server.serve)
         for protocol, seconds in _TIMED.items():

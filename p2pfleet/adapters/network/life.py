@@ -14,7 +14,7 @@ from p2pfleet.adapters.network.containment import Tasks, describe, tame_library
 from p2pfleet.adapters.network.host import CLOSE_S, Host
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.ids import NetworkId
-from p2pfleet.ports import AddressBook, BlobReader, Clock, Validator
+from p2pfleet.ports import AddressBook, BlobGate, BlobReader, Clock, Validator
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ async def open_host(
     validator: Validator,
     addresses: AddressBook,
     blobs: BlobReader,
+    may_fetch: BlobGate,
     clock: Clock,
 ) -> AsyncIterator[Host]:
     """See :func:`p2pfleet.adapters.network.open_network`."""
@@ -45,6 +46,7 @@ async def open_host(
             validator=validator,
             addresses=addresses,
             blobs=blobs,
+            may_fetch=may_fetch,
             clock=clock,
             tasks=tasks,
         )

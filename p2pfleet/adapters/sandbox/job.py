@@ -17,6 +17,7 @@ from p2pfleet.adapters.sandbox.faults import fault_of_exit
 from p2pfleet.adapters.sandbox.inside.terms import INLINE_BYTES, MAX_MESSAGE_BYTES, Terms
 from p2pfleet.adapters.sandbox.replies import (
     BadReply,
+    Counted,
     Done,
     Fault,
     Ready,
@@ -24,6 +25,7 @@ from p2pfleet.adapters.sandbox.replies import (
     check_outputs,
     loaded,
     parse_reply,
+    shapes_of,
 )
 from p2pfleet.adapters.sandbox.stopwatch import Stopwatch
 from p2pfleet.ports import Execution, ExecutionFault, ModelSignature
@@ -64,6 +66,7 @@ class ChildJob:
         self._signature = ModelSignature((), ())
         self._stopwatch = Stopwatch()
         self._request = 0
+        self._ran = False
         self._busy = False
         self._killed = False
         self._released = False
@@ -82,6 +85,23 @@ class ChildJob:
                     self._signature = loaded(reply)
                 except BadReply as error:
                     raise await self._misbehaved(str(error)) from error
+            except BaseException:
+                await self._end()
+                raise
+
+    async def count(self, inputs: bytes) -> int:
+        """How many operations a unit takes; see the port."""
+        assert not self._ran, "the child has forgotten the model's bytes"
+        with self._occupied():
+            try:
+                self._request += 1
+                await self._send(
+                    msgspec.msgpack.encode([self._request, shapes_of(inputs), "count"])
+                )
+                reply = await self._answer(self._load_wall_ms, self._terms.load_cpu_ms)
+                if not isinstance(reply, Counted):
+                    raise await self._misbehaved("an answer to something else")
+                return reply.work
             except BaseException:
                 await self._end()
                 raise
@@ -142,6 +162,7 @@ class ChildJob:
                 f"the input of {len(inputs)} bytes is larger than the memory limit of "
                 f"{self._terms.memory_bytes}",
             )
+        self._ran = True
         self._request += 1
         payload: bytes | int = inputs
         if len(inputs) > INLINE_BYTES:
@@ -156,11 +177,11 @@ class ChildJob:
         reply = await self._answer(self._wall_ms, self._terms.cpu_ms)
         wall_ms = math.ceil(self._stopwatch.elapsed() * 1000)
         if not isinstance(reply, Done):
-            raise await self._misbehaved("it is ready twice")
+            raise await self._misbehaved("an answer to something else")
         outputs = await self._outputs(reply.payload)
         return Execution(outputs, min(reply.cpu_ms, wall_ms), wall_ms)
 
-    async def _answer(self, wall_ms: int, cpu_ms: int) -> Ready | Done:
+    async def _answer(self, wall_ms: int, cpu_ms: int) -> Ready | Done | Counted:
         """The child's next message, within its limits; a fault it reports is raised."""
         self._stopwatch.start(wall_ms / 1000)
         with self._stopwatch.scope as scope:

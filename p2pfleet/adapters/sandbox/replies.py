@@ -55,6 +55,15 @@ class Done(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     cpu_ms: Annotated[int, Meta(ge=0, lt=2**40)]
 
 
+class Counted(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="counted"
+):
+    """How many operations a unit takes, by the model's graph."""
+
+    request: RequestId
+    work: Annotated[int, Meta(ge=1, lt=2**53)]
+
+
 class Fault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="fault"):
     """The model or the unit cannot be run."""
 
@@ -68,7 +77,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         return ExecutionFault(self.kind, f'the child says: "{text}"')
 
 
-Reply = Ready | Done | Fault
+Reply = Ready | Done | Counted | Fault
 
 
 def loaded(reply: Reply) -> ModelSignature:
@@ -76,6 +85,11 @@ def loaded(reply: Reply) -> ModelSignature:
     if not isinstance(reply, Ready):
         raise BadReply("an answer to nothing")
     return reply.signature()
+
+
+def shapes_of(bundle: bytes) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor in this node's own ``bundle``, as a child is told them."""
+    return [(entry.name, tuple(entry.shape)) for entry in read_bundle(memoryview(bundle))]
 
 
 _decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

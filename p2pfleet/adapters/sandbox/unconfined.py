@@ -32,12 +32,14 @@ from p2pfleet.adapters.sandbox.inside.terms import (
 from p2pfleet.adapters.sandbox.piped_child import PipedChild, start_child
 from p2pfleet.adapters.sandbox.replies import (
     BadReply,
+    Counted,
     Done,
     Fault,
     Ready,
     check_outputs,
     loaded,
     parse_reply,
+    shapes_of,
 )
 from p2pfleet.adapters.sandbox.stopwatch import Stopwatch
 from p2pfleet.core.errors import P2pfleetError
@@ -155,6 +157,7 @@ class UnconfinedJob:
         self._signature = ModelSignature((), ())
         self._stopwatch = Stopwatch()
         self._request = 0
+        self._ran = False
         self._turn = trio.Lock()
         self._killed = False
 
@@ -176,6 +179,24 @@ class UnconfinedJob:
                     self._signature = loaded(reply)
                 except BadReply as error:
                     raise _misbehaved(str(error)) from error
+            except BaseException:
+                await self._child.end()
+                raise
+
+    async def count(self, inputs: bytes) -> int:
+        """How many operations a unit takes; see the port."""
+        assert not self._ran, "the child has forgotten the model's bytes"
+        shapes = msgspec.msgpack.encode(shapes_of(inputs))
+        with self._occupied():
+            try:
+                self._request += 1
+                reply, _ = await self._ask(
+                    [self._request, "count", len(shapes)], shapes, self._load_wall_ms,
+                    self._terms.load_cpu_ms,
+                )  # fmt: skip
+                if not isinstance(reply, Counted):
+                    raise _misbehaved("an answer to something else")
+                return reply.work
             except BaseException:
                 await self._child.end()
                 raise
@@ -238,13 +259,14 @@ class UnconfinedJob:
                 f"the input of {len(inputs)} bytes is larger than the memory limit of "
                 f"{self._terms.memory_bytes}",
             )
+        self._ran = True
         self._request += 1
         reply, outputs = await self._ask(
             [self._request, len(inputs)], inputs, self._wall_ms, self._terms.cpu_ms
         )
         wall_ms = math.ceil(self._stopwatch.elapsed() * 1000)
         if not isinstance(reply, Done):
-            raise _misbehaved("it is ready twice")
+            raise _misbehaved("an answer to something else")
         # Where the system has no timer of CPU time, the unit is held to its limit afterwards.
         if reply.cpu_ms > self._terms.cpu_ms:
             raise _too_slow(self._terms.cpu_ms)
@@ -256,7 +278,7 @@ class UnconfinedJob:
 
     async def _ask(
         self, request: list[Any], payload: bytes, wall_ms: int, cpu_ms: int
-    ) -> tuple[Ready | Done, bytes]:
+    ) -> tuple[Ready | Done | Counted, bytes]:
         """The child's answer within its limits, and its output; a fault it reports is raised."""
         self._stopwatch.start(wall_ms / 1000)
         with self._stopwatch.scope:
@@ -272,8 +294,8 @@ class UnconfinedJob:
                 raise _misbehaved(str(error)) from error
         raise ExecutionFault("wall", f"it took longer than {wall_ms} ms on this machine")
 
-    async def _outputs(self, reply: Ready | Done) -> bytes:
-        if isinstance(reply, Ready):
+    async def _outputs(self, reply: Ready | Done | Counted) -> bytes:
+        if not isinstance(reply, Done):
             return b""
         payload = reply.payload
         size = payload if isinstance(payload, int) else len(payload)

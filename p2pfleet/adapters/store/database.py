@@ -248,7 +248,8 @@ def _explain(error: sqlite3.Error, path: Path, kind: DatabaseKind) -> P2pfleetEr
     # The low byte is the error; the rest says where it came up.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     reason = str(error).rstrip(".")
-    if code in _DAMAGED:
+    # Text that is none: Python's own error, without a code of SQLite's.
+    if code in _DAMAGED or reason.startswith("Could not decode"):
         return _damaged(path, kind, reason)
     if code == sqlite3.SQLITE_FULL:
         return P2pfleetError(

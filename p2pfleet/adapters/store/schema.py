@@ -73,7 +73,64 @@ def requirement(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement)
+def trust(connection: sqlite3.Connection) -> None:
+    """Version 3. What trust rests on: moves instead of judgements, records, proofs, seeds, trust
+    snapshots.
+
+    ``moves.place`` is the order of first saving, over all jobs. Records were sums over judgements
+    before; now they are kept, and moves of a job join them when it ends.
+    """
+    for statement in (
+        """CREATE TABLE moves (
+            place INTEGER PRIMARY KEY,
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            unit INTEGER NOT NULL,
+            peer INTEGER NOT NULL REFERENCES peers (number),
+            kind TEXT NOT NULL,
+            UNIQUE (job, unit, peer)
+        )""",
+        "CREATE INDEX moves_of_peers ON moves (peer)",
+        """CREATE TABLE records (
+            model_class TEXT NOT NULL,
+            peer INTEGER NOT NULL REFERENCES peers (number),
+            agreed INTEGER NOT NULL,
+            contradicted INTEGER NOT NULL,
+            milli INTEGER NOT NULL,
+            faults INTEGER NOT NULL,
+            PRIMARY KEY (model_class, peer)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE proofs (
+            peer INTEGER PRIMARY KEY REFERENCES peers (number),
+            first BLOB NOT NULL,
+            second BLOB NOT NULL
+        )""",
+        """CREATE TABLE seeds (
+            number INTEGER PRIMARY KEY,
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            seed_hash BLOB NOT NULL,
+            data BLOB NOT NULL,
+            UNIQUE (job, seed_hash)
+        )""",
+        """CREATE TABLE snapshots (
+            number INTEGER PRIMARY KEY,
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            hash BLOB NOT NULL,
+            sealed BLOB NOT NULL,
+            UNIQUE (job, hash)
+        )""",
+        "INSERT INTO moves (job, unit, peer, kind) SELECT job, unit, peer,"
+        " CASE agreed WHEN 0 THEN 'contradicted' ELSE 'matched' END"
+        " FROM judgements ORDER BY job, unit, peer",
+        "INSERT INTO records (model_class, peer, agreed, contradicted, milli, faults)"
+        " SELECT 'any', judgements.peer, sum(agreed <> 0), sum(agreed = 0), 0, 0"
+        " FROM judgements JOIN jobs ON jobs.number = judgements.job"
+        " WHERE jobs.state <> 'active' GROUP BY judgements.peer",
+        "DROP TABLE judgements",
+    ):
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement, trust)
 
 STORE = DatabaseKind(
     name="the store of jobs and credit",
@@ -82,7 +139,8 @@ STORE = DatabaseKind(
     if_damaged=(
         "Move it away together with the files of the same name that end in -wal and -shm (or put"
         " a backup in its place), then start again. Your identity is a separate file and is kept;"
-        " jobs that are open come back from other nodes; the credit history and your own unfinished"
-        " jobs' records are lost unless a backup has them."
+        " jobs that are open come back from other nodes; the records of peers, the ledgers of your"
+        " own jobs and what you committed to and did not reveal yet are lost unless a backup has"
+        " them."
     ),
 )

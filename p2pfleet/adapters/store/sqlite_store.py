@@ -1,31 +1,24 @@
-"""The store: jobs, frames, ledgers, judgements and addresses in one SQLite file."""
+"""The store: jobs, frames, ledgers, what trust rests on, and addresses in one SQLite file."""
 
 from __future__ import annotations
 
-import itertools
 import logging
-import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from p2pfleet.adapters.store.database import Database
 from p2pfleet.adapters.store.schema import STORE
-from p2pfleet.core.effects import (
-    CloseJob,
-    ForgetJob,
-    Judgement,
-    SaveFrame,
-    SaveJob,
-    SaveJudgements,
-    SaveRequirement,
-    SaveUnits,
-    Write,
-)
-from p2pfleet.core.model.ids import JobId, PeerId
-from p2pfleet.core.wire import codec
+from p2pfleet.adapters.store.store_writes import SeedData, carry_out
+from p2pfleet.core.effects import Move, OwnSeed, RecordRow, Write
+from p2pfleet.core.model.ids import JobId, JobIdField, PeerId, PeerIdField
+from p2pfleet.core.model.job import UnitIndex
+from p2pfleet.core.model.record import Record
+from p2pfleet.core.rules import commitment
+from p2pfleet.core.rules.reputation import Kind
 from p2pfleet.core.wire.messages import Sealed
 from p2pfleet.ports import StoredJob
 
@@ -35,20 +28,10 @@ MAX_ADDRESSES = 512
 MAX_ADDRESSES_PER_PEER = 8
 MAX_ADDRESS_CHARACTERS = 200
 
+_Count = Annotated[int, Meta(ge=0)]
 
-class _FrameHead(msgspec.Struct, frozen=True, array_like=True, tag="p2pfleet/1/frame"):
-    """The first fields of a frame. The frame was verified when it came; its entries, which can
-    be a thousand, are skipped here instead of decoded once more."""
-
-    network: bytes
-    job: bytes
-    author: bytes
-    incarnation: int
-    sequence: int
-
-
-_head_decoder = msgspec.msgpack.Decoder(_FrameHead)
 _sealed_decoder = msgspec.msgpack.Decoder(Sealed)
+_seed_decoder = msgspec.msgpack.Decoder(SeedData)
 
 
 class SqliteStore:
@@ -84,9 +67,7 @@ class SqliteStore:
         if not writes:
             return
         with self._database.transaction() as connection:
-            # Neighbours of one kind go to SQLite together; the order stays.
-            for kind, run in itertools.groupby(writes, key=type):
-                _WRITERS[kind](connection, list(run))
+            carry_out(connection, writes)
 
     def next_incarnation(self, now_ms: int) -> int:
         """``max(now_ms, last + 1)``, made durable before it is returned."""
@@ -211,135 +192,94 @@ class SqliteStore:
             (job,),
         )
 
-    def judgements(self) -> list[tuple[PeerId, int, int]]:
-        """(peer, agreed, contradicted), over all jobs ever, sorted by peer."""
-        rows = self._database.rows(
-            "SELECT peers.peer, total.agreed, total.counted - total.agreed FROM"
-            " (SELECT peer, sum(agreed) AS agreed, count(*) AS counted FROM judgements"
-            "  GROUP BY peer) AS total"
-            " JOIN peers ON peers.number = total.peer ORDER BY peers.peer"
-        )
-        return [(PeerId(peer), agreed, contradicted) for peer, agreed, contradicted in rows]
+    # ---- what trust rests on -----------------------------------------------------------------
 
-    def judged(self, job: JobId) -> list[Judgement]:
-        """The judgements of a job that already moved a record, sorted by (unit, peer)."""
+    def records(self) -> list[RecordRow]:
+        """The records over all jobs that have ended, sorted by (class, peer)."""
         rows = self._database.rows(
-            "SELECT judgements.unit, peers.peer, judgements.agreed FROM judgements"
-            " JOIN peers ON peers.number = judgements.peer"
-            " WHERE judgements.job = (SELECT number FROM jobs WHERE job = ?)"
-            " ORDER BY judgements.unit, peers.peer",
+            "SELECT model_class, peers.peer, agreed, contradicted, milli, faults FROM records"
+            " JOIN peers ON peers.number = records.peer ORDER BY model_class, peers.peer"
+        )
+        return [
+            RecordRow(model_class, peer, Record(*counts))
+            for model_class, peer, *counts in self._checked(
+                rows, tuple[str, PeerIdField, _Count, _Count, _Count, _Count]
+            )
+        ]
+
+    def moves(self, job: JobId) -> list[Move]:
+        """The moves of a job of one's own, in the order in which they were first saved."""
+        rows = self._database.rows(
+            "SELECT unit, peers.peer, kind FROM moves JOIN peers ON peers.number = moves.peer"
+            " WHERE job = (SELECT number FROM jobs WHERE job = ?) ORDER BY place",
             (job,),
         )
-        return [Judgement(unit, PeerId(peer), bool(agreed)) for unit, peer, agreed in rows]
+        return [
+            Move(unit, peer, kind)
+            for unit, peer, kind in self._checked(rows, tuple[UnitIndex, PeerIdField, Kind])
+        ]
+
+    def story(self, peer: PeerId) -> list[tuple[JobId, int, str, int]]:
+        """Every move of one peer's record: (job, unit, kind, place), by place.
+
+        Places grow in the order of first saving, over all jobs and peers.
+        """
+        rows = self._database.rows(
+            "SELECT jobs.job, unit, kind, place FROM moves JOIN jobs ON jobs.number = moves.job"
+            " WHERE peer = (SELECT number FROM peers WHERE peer = ?) ORDER BY place",
+            (peer,),
+        )
+        return self._checked(rows, tuple[JobIdField, UnitIndex, Kind, int])
+
+    def proofs(self) -> list[tuple[PeerId, Sealed, Sealed]]:
+        """Of each peer that was caught, the two frames that prove it; sorted by peer."""
+        rows = self._database.rows(
+            "SELECT peers.peer, first, second FROM proofs"
+            " JOIN peers ON peers.number = proofs.peer ORDER BY peers.peer"
+        )
+        return [
+            (PeerId(peer), self._sealed(first), self._sealed(second))
+            for peer, first, second in rows
+        ]
+
+    def seeds(self, job: JobId) -> list[OwnSeed]:
+        """This node's own seeds in a job, in the order in which they were saved."""
+        rows = self._database.rows(
+            "SELECT seed_hash, data FROM seeds"
+            " WHERE job = (SELECT number FROM jobs WHERE job = ?) ORDER BY number",
+            (job,),
+        )
+        return [self._seed(seed_hash, data) for seed_hash, data in rows]
+
+    def snapshots(self, job: JobId) -> list[Sealed]:
+        """The trust snapshots of a job, in the order in which they were saved."""
+        rows = self._database.rows(
+            "SELECT sealed FROM snapshots"
+            " WHERE job = (SELECT number FROM jobs WHERE job = ?) ORDER BY number",
+            (job,),
+        )
+        return [self._sealed(sealed) for (sealed,) in rows]
+
+    # ---- checking what was read --------------------------------------------------------------
+
+    def _checked(self, rows: list[Any], kind: Any) -> list[Any]:
+        """The rows, each of which is a ``kind``: SQLite itself keeps no column to its type."""
+        try:
+            return msgspec.convert(rows, list[kind])
+        except msgspec.ValidationError as error:
+            raise self._database.damaged("a line of its tables makes no sense") from error
+
+    def _seed(self, seed_hash: bytes, data: bytes) -> OwnSeed:
+        try:
+            kept = _seed_decoder.decode(data)
+        except (msgspec.MsgspecError, TypeError) as error:
+            raise self._database.damaged("a seed in it cannot be read") from error
+        if commitment.seed_hash(kept.seed) != seed_hash:
+            raise self._database.damaged("a seed in it is not the one that was committed to")
+        return OwnSeed(seed_hash, kept.seed, kept.items)
 
     def _sealed(self, data: bytes) -> Sealed:
         try:
             return _sealed_decoder.decode(data)
         except (msgspec.MsgspecError, TypeError) as error:
             raise self._database.damaged("a message in it cannot be read") from error
-
-
-# ---- one function a kind of write ------------------------------------------------------------
-
-
-def _save_jobs(connection: sqlite3.Connection, writes: Sequence[SaveJob]) -> None:
-    connection.executemany(
-        "INSERT INTO jobs (job, manifest, own) VALUES (?, ?, ?) ON CONFLICT (job) DO NOTHING",
-        [(write.job, codec.encode(write.manifest), write.own) for write in writes],
-    )
-
-
-def _close_jobs(connection: sqlite3.Connection, writes: Sequence[CloseJob]) -> None:
-    for write in writes:
-        closure = None if write.closure is None else codec.encode(write.closure)
-        changed = connection.execute(
-            "UPDATE jobs SET state = ?, closure = ? WHERE job = ?",
-            (write.state, closure, write.job),
-        ).rowcount
-        if changed != 1:
-            raise AssertionError(f"job {write.job.hex()} is closed but was never saved")
-
-
-def _save_frames(connection: sqlite3.Connection, writes: Sequence[SaveFrame]) -> None:
-    heads = [_head(write.frame) for write in writes]
-    for head, write in zip(heads, writes, strict=True):
-        if head.job != write.job:
-            raise AssertionError(f"a frame of job {head.job.hex()} is saved under another")
-    _number_peers(connection, (head.author for head in heads))
-    connection.executemany(
-        "INSERT INTO frames (job, author, incarnation, sequence, sealed)"
-        " VALUES ((SELECT number FROM jobs WHERE job = ?),"
-        "  (SELECT number FROM peers WHERE peer = ?), ?, ?, ?)"
-        " ON CONFLICT (job, author, incarnation, sequence) DO NOTHING",
-        [
-            (head.job, head.author, head.incarnation, head.sequence, codec.encode(write.frame))
-            for head, write in zip(heads, writes, strict=True)
-        ],
-    )
-
-
-def _head(frame: Sealed) -> _FrameHead:
-    try:
-        return _head_decoder.decode(frame.body)
-    except msgspec.MsgspecError as error:
-        raise AssertionError(f"what is saved as a frame is none: {error}") from error
-
-
-def _save_units(connection: sqlite3.Connection, writes: Sequence[SaveUnits]) -> None:
-    connection.executemany(
-        "INSERT INTO units (job, unit, state, detail)"
-        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?, ?, ?)"
-        " ON CONFLICT (job, unit)"
-        " DO UPDATE SET state = excluded.state, detail = excluded.detail",
-        [(write.job, row.unit, row.state, row.detail) for write in writes for row in write.rows],
-    )
-
-
-def _save_judgements(connection: sqlite3.Connection, writes: Sequence[SaveJudgements]) -> None:
-    _number_peers(connection, (row.peer for write in writes for row in write.rows))
-    connection.executemany(
-        "INSERT INTO judgements (job, unit, peer, agreed)"
-        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?,"
-        "  (SELECT number FROM peers WHERE peer = ?), ?)"
-        " ON CONFLICT (job, unit, peer) DO UPDATE SET agreed = excluded.agreed",
-        [(write.job, row.unit, row.peer, row.agreed) for write in writes for row in write.rows],
-    )
-
-
-def _save_requirements(connection: sqlite3.Connection, writes: Sequence[SaveRequirement]) -> None:
-    connection.execute(
-        "INSERT INTO requirement (number, sealed) VALUES (1, ?)"
-        " ON CONFLICT (number) DO UPDATE SET sealed = excluded.sealed",
-        (codec.encode(writes[-1].requirement),),
-    )
-
-
-def _forget_jobs(connection: sqlite3.Connection, writes: Sequence[ForgetJob]) -> None:
-    jobs = [(write.job,) for write in writes]
-    connection.executemany(
-        "DELETE FROM frames WHERE job = (SELECT number FROM jobs WHERE job = ?)", jobs
-    )
-    connection.executemany(
-        "DELETE FROM units WHERE job = (SELECT number FROM jobs WHERE job = ?)", jobs
-    )
-
-
-def _number_peers(connection: sqlite3.Connection, peers: Iterable[bytes]) -> None:
-    connection.executemany(
-        "INSERT INTO peers (peer) VALUES (?) ON CONFLICT (peer) DO NOTHING",
-        [(peer,) for peer in sorted(set(peers))],
-    )
-
-
-_WRITERS = cast(
-    "dict[type[Write], Any]",
-    {
-        SaveJob: _save_jobs,
-        CloseJob: _close_jobs,
-        SaveFrame: _save_frames,
-        SaveUnits: _save_units,
-        SaveJudgements: _save_judgements,
-        SaveRequirement: _save_requirements,
-        ForgetJob: _forget_jobs,
-    },
-)

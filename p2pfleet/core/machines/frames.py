@@ -6,30 +6,47 @@ import msgspec
 
 from p2pfleet.core.effects import SendFrames
 from p2pfleet.core.model.ids import JobId, PeerId
-from p2pfleet.core.wire.messages import AuthorPosition, Frame
+from p2pfleet.core.rules.admission import named_units
+from p2pfleet.core.wire.messages import AuthorPosition
+from p2pfleet.core.wire.verified import VerifiedFrame
 
 AHEAD_MAX = 1024
 RENEWALS_MAX = 1_000_000
 AUTHORS_MAX = 1024
 REPLY_FRAMES_MAX = 128
 LEASE_ENTRIES_MAX = 128
+MARK_BYTES = 8
 
 
 class FrameLog(msgspec.Struct):
-    """Positions by (author, incarnation): all below ``next`` is here, and some ahead of it."""
+    """Positions by (author, incarnation): all below ``next`` is here, and some ahead of it.
+
+    ``marks`` are the first bytes of the frames' hashes, by number.
+    """
 
     job: JobId
     next: dict[tuple[PeerId, int], int] = {}
     ahead: dict[tuple[PeerId, int], list[int]] = {}
     entries: dict[PeerId, int] = {}
+    marks: dict[tuple[PeerId, int], dict[int, bytes]] = {}
 
-    def admit(self, frame: Frame, units: int, leases: int = 0, bounded: bool = True) -> str | None:
+    def differs(self, frame: VerifiedFrame) -> bool:
+        """Whether another frame of the same number is here already."""
+        body = frame.frame
+        mark = self.marks.get((body.author, body.incarnation), {}).get(body.sequence)
+        return mark is not None and mark != frame.hash[:MARK_BYTES]
+
+    def admit(
+        self, verified: VerifiedFrame, units: int, leases: int = 0, bounded: bool = True
+    ) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here.
 
-        What one author can make a node keep is bounded: a claim, a release and a vote or failure a
-        unit, twice over, and renewals of claims for the ``leases`` that the job has lasted so far.
+        What one author can make a node keep is bounded: a claim, a release, commitments, votes
+        and endorsements in some attempts a unit, and renewals of claims for the ``leases`` that the
+        job has lasted so far.
         Not ``bounded`` are the node's own frames, and those that it took before a restart.
         """
+        frame = verified.frame
         key = (frame.author, frame.incarnation)
         position = self.next.get(key, 0)
         ahead = self.ahead.get(key, [])
@@ -40,12 +57,13 @@ class FrameLog(msgspec.Struct):
         if key not in self.next and len(self.next) >= AUTHORS_MAX:
             return "too many authors"
         count = self.entries.get(frame.author, 0) + sum(
-            len(getattr(entry, "units", (0,))) for entry in frame.entries
+            len(named_units(entry)) for entry in frame.entries
         )
-        allowed = 256 + 8 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX)
+        allowed = 256 + 24 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX)
         if bounded and count > allowed:
             return "its author has written more than this job can need"
         self.entries[frame.author] = count
+        self.marks.setdefault(key, {})[frame.sequence] = verified.hash[:MARK_BYTES]
         if frame.sequence == position:
             position += 1
             while position in ahead:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, Judgement, Send, ShutJob, Sign, UnitRow
+from p2pfleet.core.effects import Effect, Send, ShutJob, Sign, UnitRow
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.volunteer import Volunteer
-from p2pfleet.core.model.ids import JobId, Millis, PeerId
+from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import Certificate, Entry, Frame, FramesSummary, Manifest, Sealed
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
-from p2pfleet.core.wire.verified import VerifiedManifest
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
 
 FLUSH_MS = 50
 FAILURES_KEPT = 20
@@ -55,6 +55,7 @@ class Job(msgspec.Struct):
     own: bool
     settlement: Settlement
     log: FrameLog
+    snapshot: VerifiedSnapshot | None = None
     reason: str = ""
     participants: dict[PeerId, bool] = {}
     outbox: list[Entry] = []
@@ -75,12 +76,12 @@ class Job(msgspec.Struct):
         """Whether this node takes part: publishes it, or has the model and runs units of it."""
         return self.publisher is not None or (self.volunteer is not None and self.volunteer.open)
 
-    def admit(self, frame: Frame, wall_ms: int, bounded: bool) -> str | None:
+    def admit(self, frame: VerifiedFrame, wall_ms: int, bounded: bool) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here."""
         leases = max(0, wall_ms - self.manifest.issued_ms) // self.manifest.lease_ms
         return self.log.admit(frame, self.manifest.units, leases, bounded)
 
-    def restore(self, units: tuple[UnitRow, ...], judged: tuple[Judgement, ...]) -> None:
+    def restore(self, units: tuple[UnitRow, ...], snapshots: tuple[VerifiedSnapshot, ...]) -> None:
         """Take the ledger up again as the store has it."""
         for row in units:
             certificate = None
@@ -90,8 +91,21 @@ class Job(msgspec.Struct):
             elif row.detail:
                 certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
             self.settlement.restore(row.unit, row.state, certificate, reason)
-        for judgement in judged:
-            self.settlement.judged[judgement.unit, judgement.peer] = judgement.agreed
+        for snapshot in sorted(snapshots, key=lambda each: each.snapshot.number):
+            self.weigh(snapshot)
+
+    def weigh(self, snapshot: VerifiedSnapshot) -> bool:
+        """Let a trust snapshot weigh votes from now on, if it is newer; whether it does."""
+        body = snapshot.snapshot
+        if (
+            body.publisher != self.manifest.publisher
+            or body.model_class != self.manifest.trust.model_class
+            or body.number <= self.settlement.snapshot_number
+        ):
+            return False
+        self.snapshot = snapshot
+        self.settlement.weigh(snapshot)
+        return True
 
     def ended(self, state: str, closure: Sealed | None, now: Millis) -> Ended:
         """What to remember of it."""
@@ -113,6 +127,16 @@ class Job(msgspec.Struct):
                 (number, self.settlement.units[number].reason) for number in failed[:FAILURES_KEPT]
             ),
         )
+
+    def holds_back(self, peer: PeerId, digest: Digest) -> bool:
+        """Whether an output of this job must not be given to ``peer`` yet."""
+        if self.publisher is not None:
+            return digest in self.publisher.judge.here or digest in self.publisher.wanted
+        numbers = None if self.volunteer is None else self.volunteer.outputs.get(digest)
+        if numbers is None or peer == self.manifest.publisher:
+            return False
+        units = [self.settlement.unit(number) for number in numbers]
+        return not any(unit.final or peer in unit.commits for unit in units)
 
     def volunteers(self) -> int:
         """How many others take part, the publisher not counted."""
@@ -171,7 +195,8 @@ class Job(msgspec.Struct):
         return [*effects, ShutJob(self.id, keep=True)]
 
     def summary(self) -> FramesSummary:
-        return FramesSummary(self.id, self.log.positions())
+        """What is here of this job, for others."""
+        return FramesSummary(self.id, self.log.positions(), self.settlement.snapshot_number)
 
     def summarize(self, here: list[PeerId], now: Millis) -> list[Effect]:
         """Now and then, tell two others what is here, in turn, so that nothing stays lost."""
@@ -190,4 +215,5 @@ class Job(msgspec.Struct):
             times.append(self.volunteer.deadline(paused))
         if self.publisher is not None:
             times.append(self.publisher.deadline())
+        times.extend(self.settlement.later.values())
         return min((at for at in times if at is not None), default=None)

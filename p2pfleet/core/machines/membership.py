@@ -53,6 +53,11 @@ class Membership(msgspec.Struct):
         """Whether this peer is connected and has said hello."""
         return self.connected.get(peer, False)
 
+    def numeric_class(self, peer: PeerId) -> bytes:
+        """The numeric class that a peer says it is of; empty if it is not known."""
+        record = self.records.get(peer)
+        return b"" if record is None else record.capability.numeric_class
+
     def present(self) -> list[PeerId]:
         """Everybody who is here, sorted."""
         return sorted(peer for peer, greeted in self.connected.items() if greeted)

@@ -16,30 +16,35 @@ from p2pfleet.core.effects import (
     Effect,
     ForgetJob,
     Gossip,
+    Prove,
     Report,
     SaveFrame,
     SaveJob,
-    SaveJudgements,
+    SaveProof,
+    SaveRecords,
     SaveRequirement,
-    SaveUnits,
+    SaveSnapshot,
     Send,
     SetPaused,
     ShutJob,
     Sign,
 )
-from p2pfleet.core.errors import Accept, Ignore, Reject
+from p2pfleet.core.errors import Accept, Ignore, Malformed, Reject
 from p2pfleet.core.events import Event
 from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
+from p2pfleet.core.machines.judge import Judge
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.repair import Repair
-from p2pfleet.core.machines.settlement import Outcome, Settlement
+from p2pfleet.core.machines.rounds import Around, counts, publisher_round, rows, volunteer_round
+from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
-from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
+from p2pfleet.core.model.ids import Cid, Digest, JobId, Millis, NetworkId, PeerId, cid_sha256
+from p2pfleet.core.model.job import Confidence
 from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.admission import (
     CLOCK_SKEW_MS,
@@ -47,13 +52,27 @@ from p2pfleet.core.rules.admission import (
     judge_frame,
     judge_manifest,
     judge_record,
+    judge_snapshot,
 )
-from p2pfleet.core.wire.messages import Closure, Deliver, PeerRecord, Sealed, Wanted
-from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
+from p2pfleet.core.rules.evidence import fault
+from p2pfleet.core.wire.messages import (
+    Closure,
+    Deliver,
+    Entry,
+    PeerRecord,
+    Proof,
+    Sealed,
+    Snapshot,
+    Wanted,
+)
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
 
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 150_000  # gossip swallows the same bytes for two minutes
 RECORD_LIFE_MS = 3600 * 1000
+SNAPSHOT_EVERY_MS = 2_000
+PROOFS_KEPT = 256
+PROOFS_TOLD = 8
 
 
 class Node(msgspec.Struct):
@@ -72,6 +91,10 @@ class Node(msgspec.Struct):
     standing: Standing
     book: Book
     repair: Repair
+    coin: bytes = bytes(32)
+    snapshots: dict[str, VerifiedSnapshot] = {}
+    snapshot_at: dict[str, Millis] = {}
+    proofs: dict[PeerId, Proof] = {}
     executed: int = 0
     incarnation: int = 0
     software: str = ""
@@ -123,13 +146,17 @@ class Node(msgspec.Struct):
         match event:
             case ev.Started():
                 self.incarnation = event.incarnation
+                self.coin = event.coin
                 self.wall_offset = event.wall_ms - now
                 self.software = event.software
                 self.addresses = event.addresses
                 return []
             case ev.RecordsRestored():
-                for peer, agreed, contradicted in event.records:
-                    self.standing.restore(peer, agreed, contradicted)
+                for row in event.rows:
+                    self.standing.restore(row)
+                return []
+            case ev.ProofRestored(first=first, second=second):
+                self._proved(first, second)
                 return []
             case ev.JobRestored():
                 return self._job_restored(event, now)
@@ -165,7 +192,7 @@ class Node(msgspec.Struct):
                 if not self.membership.here(event.peer):
                     return []
                 return self.repair.answer_frames(
-                    self.book, event.peer, event.job, event.positions, now
+                    self.book, event.peer, event.job, event.positions, event.snapshot, now
                 )
             case ev.WantedReceived():
                 return self._wanted(event, now)
@@ -178,6 +205,10 @@ class Node(msgspec.Struct):
                 ]
             case ev.RequirementReceived():
                 return self._requirement(event, now)
+            case ev.SnapshotReceived():
+                return self._snapshot(event.source, event.snapshot, now)
+            case ev.ProofReceived():
+                return self._proof(event, now)
             case ev.ManifestReceived():
                 return self._manifest(event.source, event.manifest, now)
             case ev.ClosureReceived():
@@ -195,11 +226,33 @@ class Node(msgspec.Struct):
                 return self._unavailable(event, now)
             case ev.UnitExecuted() | ev.UnitFaulted() | ev.UnitUnavailable():
                 return self._worked(event, now)
+            case ev.CommitmentsMade(job=job_id):
+                job = self.jobs.get(job_id)
+                if job is None or job.volunteer is None:
+                    return []
+                entries, effects = job.volunteer.committed(
+                    job.settlement, event.seed, event.items, event.commitments
+                )
+                job.write(entries, now)
+                return effects + self._advance(job, now)
+            case ev.CommitmentsChecked(job=job_id):
+                return self._checked(event, now)
+            case ev.Compared(job=job_id):
+                return self._compared(event, now)
+            case ev.RingersKnown(job=job_id):
+                job = self.jobs.get(job_id)
+                if job is not None and job.publisher is not None:
+                    judge = job.publisher.judge
+                    judge.secret = event.secret
+                    judge.ringers = {each.unit: each.digest for each in event.ringers}
+                return []
             case ev.BlobArrived(job=job_id, ref=ref):
                 job = self.jobs.get(job_id)
                 if job is None or job.publisher is None:
                     return []
-                return job.publisher.arrived(job.settlement, ref) + self._advance(job, now)
+                for number in job.publisher.arrived(ref):
+                    job.settlement.touched[number] = True
+                return self._advance(job, now)
             case ev.BlobFailed(job=job_id, ref=ref):
                 job = self.jobs.get(job_id)
                 if job is not None and job.publisher is not None:
@@ -212,29 +265,47 @@ class Node(msgspec.Struct):
 
     def _job_restored(self, event: ev.JobRestored, now: Millis) -> list[Effect]:
         job = self._new_job(event.manifest, event.own, now)
-        job.restore(event.units, event.judged)
+        lasted = self.wall_ms(now) - event.manifest.manifest.issued_ms
+        lasted -= 0 if event.own else CLOCK_SKEW_MS
+        job.settlement.since = Millis(now - max(0, lasted))
+        job.restore(event.units, event.snapshots)
+        if event.own:
+            self.standing.move(job.id, list(event.moves))
+        if job.volunteer is not None:
+            job.volunteer.restore(event.seeds)
+        if job.publisher is not None:
+            job.publisher.judge.moves = list(event.moves)
         if event.state != "active":
             closure = None if event.closure is None else event.closure.sealed
             self.book.end(job.ended(event.state, closure, now))
+            self.standing.drop(job.id)
         return []
 
     def _frame_restored(self, frame: VerifiedFrame, now: Millis) -> list[Effect]:
         job = self.jobs.get(frame.frame.job)
-        if job is None:
+        if job is None or job.admit(frame, self.wall_ms(now), bounded=False) is not None:
             return []
-        if job.admit(frame.frame, self.wall_ms(now), bounded=False) is not None:
-            return []
-        outcome = job.settlement.apply(frame, now, self.standing.counts)
-        return self._outcome(job, outcome, now)
+        job.settlement.apply(frame, now, counts(job, self.standing), decide=False)
+        if frame.author == self.me and job.volunteer is not None:
+            job.volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
+        return []
 
     def _restore_finished(self, now: Millis) -> list[Effect]:
         self.restored = True
         effects: list[Effect] = [self._sign_record(now)]
         self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
+        for name in sorted({name for name, _ in self.standing.current}):
+            effects.extend(self._sign_snapshot(name, now))
         for job in self.jobs.values():
+            counting = counts(job, self.standing)
+            if job.volunteer is not None:
+                job.volunteer.restored()
             if job.publisher is not None:
-                job.publisher.certified(job.settlement, sorted(job.settlement.units))
+                judge = job.publisher.judge
+                moves, judge.moves = tuple(judge.moves), []
+                judge.withdraw(job.settlement, judge.restore(moves))
                 self.announce_at = Millis(now + ANNOUNCE_MS)
+            effects.extend(rows(job, job.settlement.restored(now, counting)))
             effects.extend(self._advance(job, now))
         return effects
 
@@ -269,6 +340,8 @@ class Node(msgspec.Struct):
         if not self.membership.greet(event.peer, event.record.record):
             return []
         effects: list[Effect] = [*self.consent.tell((event.peer,))]
+        for peer in list(self.proofs)[-PROOFS_TOLD:]:
+            effects.append(Send((event.peer,), self.proofs[peer]))
         effects.append(Send((event.peer,), self.repair.known_jobs(self.book)))
         for job in self.jobs.values():
             if job.joined:
@@ -315,13 +388,14 @@ class Node(msgspec.Struct):
             id=sealed.job,
             sealed=sealed,
             own=own,
-            settlement=Settlement(sealed.job, sealed.manifest),
+            settlement=Settlement.create(sealed.job, sealed.manifest, now, judge=own),
             log=FrameLog(sealed.job),
             summary_at=now,
             first_seen=now,
         )
         if own:
-            job.publisher = Publisher()
+            job.publisher = Publisher(Judge(self.me, self.coin))
+            self.standing.open(job.id, sealed.manifest.trust.model_class)
         else:
             self._consents(job)
         self.jobs[sealed.job] = job
@@ -333,7 +407,7 @@ class Node(msgspec.Struct):
             return True
         job.reason = self.consent.to(job.manifest)
         if not job.reason and job.volunteer is None:
-            job.volunteer = Volunteer(self.me, self.slots)
+            job.volunteer = Volunteer(self.me, self.slots, self.coin)
         return not job.reason
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
@@ -352,6 +426,9 @@ class Node(msgspec.Struct):
         effects: list[Effect] = [SaveJob(job.id, sealed.sealed, own)]
         if own:
             effects.append(Gossip(sealed.sealed))
+            snapshot = self.snapshots.get(sealed.manifest.trust.model_class)
+            if snapshot is not None and snapshot.hash == sealed.manifest.trust.snapshot:
+                effects.extend(self._weigh(job, snapshot, now))
             self.announce_at = Millis(now + ANNOUNCE_MS)
             here = self.membership.present()
             if here:
@@ -365,16 +442,21 @@ class Node(msgspec.Struct):
 
     def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
         job = self.jobs.get(job_id)
+        if job is not None and job.publisher is not None:
+            return job.publisher.judge.job_opened(job.settlement) + self._advance(job, now)
         if job is None or job.volunteer is None:
             return []
         here = self.membership.present()
-        effects = job.volunteer.opened(job.settlement, now, self._sources(job))
+        effects = job.volunteer.opened_job(job.settlement, now, self._sources(job))
         if here:
             effects.append(Send(tuple(here), job.summary()))
         return effects + self._advance(job, now)
 
     def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:
         job = self.jobs.get(event.job)
+        if job is not None and job.publisher is not None:
+            job.publisher.judge.unable_to(job.settlement, [])
+            return self._advance(job, now)
         if job is None or job.volunteer is None:
             return []
         job.reason = event.reason
@@ -422,7 +504,12 @@ class Node(msgspec.Struct):
         self.book.end(job.ended(state, closure, now))
         self.repair.forget_job(job.id)
         effects: list[Effect] = [CloseJob(job.id, state, closure)]
-        if not job.own:
+        if job.own:
+            totals = self.standing.end(job.id)
+            if totals:
+                effects.append(SaveRecords(tuple(totals)))
+                effects.extend(self._sign_snapshot(job.manifest.trust.model_class, now))
+        else:
             effects.append(ForgetJob(job.id))
         return [*effects, ShutJob(job.id, keep=job.own)]
 
@@ -435,8 +522,11 @@ class Node(msgspec.Struct):
         verdict = judge_frame(frame.frame, job.manifest, self.membership.terms)
         if not isinstance(verdict, Accept):
             return [Report(source, verdict)]
-        if job.admit(frame.frame, self.wall_ms(now), bounded=source != self.me) is not None:
-            return []
+        if job.admit(frame, self.wall_ms(now), bounded=source != self.me) is not None:
+            if not job.log.differs(frame):
+                return []
+            place = (frame.frame.incarnation, frame.frame.sequence)
+            return [Prove(job.id, frame.author, *place, frame.sealed)]
         effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
         if source == self.me:
             others = job.others(self.membership.present())
@@ -444,68 +534,64 @@ class Node(msgspec.Struct):
                 effects.append(Send(others, Deliver(frame.sealed)))
         elif self.membership.here(frame.author):
             job.join(frame.author)
-        outcome = job.settlement.apply(frame, now, self.standing.counts)
-        effects.extend(self._outcome(job, outcome, now))
+        outcome = job.settlement.apply(frame, now, counts(job, self.standing))
+        if source == self.me and job.volunteer is not None:
+            job.volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
+        effects.extend(rows(job, outcome))
+        for one in outcome.faults:
+            place = (one.place.incarnation, one.place.sequence)
+            effects.append(Prove(job.id, one.author, *place, frame.sealed))
         return effects + self._advance(job, now)
-
-    def _outcome(self, job: Job, outcome: Outcome, now: Millis) -> list[Effect]:
-        """Write down what changed; a peer whose vote is lost or won is considered everywhere."""
-        effects: list[Effect] = []
-        pending = [(job, outcome)]
-        while pending:
-            current, result = pending.pop(0)
-            if result.rows:
-                effects.append(SaveUnits(current.id, tuple(result.rows)))
-            if result.judgements:
-                effects.append(SaveJudgements(current.id, tuple(result.judgements)))
-            if current.publisher is not None:
-                current.publisher.certified(current.settlement, result.touched)
-            turned = self.standing.move(result.judgements, result.reversed)
-            if turned:
-                pending.extend(
-                    (other, other.settlement.reconsider(turned, self.standing.counts))
-                    for other in self.jobs.values()
-                )
-        return effects
 
     def _advance(self, job: Job, now: Millis) -> list[Effect]:
         """Let the job's own machine decide what comes next."""
         if not self.restored or self.stopping or job.id not in self.jobs:
             return []
+        sources = self._sources(job)
+        around = Around(
+            self.standing,
+            self.membership.here,
+            self.membership.numeric_class,
+            sources,
+            self._sharing(job),
+            self.paused,
+        )
         if job.publisher is not None:
+            effects = publisher_round(job, around, now)
+            effects.extend(self._snapshot_due(job, now))
             if job.publisher.complete(job.settlement):
-                return self._close(job, completed=True, now=now)
-            return job.publisher.advance(job.settlement, now, self.membership.here)
+                effects.extend(job.flush(self.me, self.incarnation))
+                effects.extend(self._close(job, completed=True, now=now))
+            return effects
         volunteer = job.volunteer
         if volunteer is None:
             return []
-        sources = self._sources(job)
         if not volunteer.open:
             if self.paused or (volunteer.open_at or 0) > now:
                 return []
             return volunteer.start_opening(job.settlement, sources)
-        entries, effects = volunteer.advance(
-            job.settlement,
-            now,
-            self.standing.counts,
-            sources,
-            volunteers=self._sharing(job),
-            paused=self.paused,
-        )
-        job.write(entries, now)
-        return effects
+        return volunteer_round(job, around, now)
 
     def _worked(
         self, event: ev.UnitExecuted | ev.UnitFaulted | ev.UnitUnavailable, now: Millis
     ) -> list[Effect]:
         """A unit came back from the sandbox, or did not get there."""
-        self.executed += isinstance(event, ev.UnitExecuted)
         job = self.jobs.get(event.job)
+        if job is not None and job.publisher is not None:
+            judge = job.publisher.judge
+            if isinstance(event, ev.UnitExecuted):
+                effects = judge.executed(job.settlement, event.unit, event.digest)
+                return effects + self._advance(job, now)
+            judge.unable_to(job.settlement, [event.unit])
+            job.settlement.touched[event.unit] = True
+            return self._advance(job, now)
+        self.executed += isinstance(event, ev.UnitExecuted)
         if job is None or job.volunteer is None:
             return []
+        entries: list[Entry] = []
         match event:
             case ev.UnitExecuted(unit=unit):
-                entries = job.volunteer.executed_unit(
+                job.volunteer.executed_unit(
                     job.settlement, unit, event.digest, event.length, event.wall_ms
                 )
             case ev.UnitFaulted(unit=unit):
@@ -516,6 +602,129 @@ class Node(msgspec.Struct):
                 entries = job.volunteer.unavailable_unit(unit, now)
         job.write(entries, now)
         return self._advance(job, now)
+
+    def _checked(self, event: ev.CommitmentsChecked, now: Millis) -> list[Effect]:
+        """Somebody's commitments were held against bytes that are here."""
+        job = self.jobs.get(event.job)
+        if job is None:
+            return []
+        if job.publisher is not None:
+            numbers = job.publisher.judge.commitments_checked(job.settlement, event.good, event.bad)
+        else:
+            numbers = sorted({number for number, _, _ in event.bad})
+            for number, attempt, peer in event.bad:
+                job.settlement.unit(number).opened[peer, attempt] = False
+        bad = sorted({number for number, _, _ in event.bad})
+        outcome = job.settlement.again(bad, now, counts(job, self.standing))
+        job.settlement.touched.update((number, True) for number in numbers)
+        return rows(job, outcome) + self._advance(job, now)
+
+    def _compared(self, event: ev.Compared, now: Millis) -> list[Effect]:
+        """Another's output was compared with one that is here."""
+        job = self.jobs.get(event.job)
+        if job is None:
+            return []
+        if job.publisher is not None:
+            job.publisher.judge.compared(event.unit, event.candidate, event.verdict)
+        elif job.volunteer is not None:
+            entries = job.volunteer.compared_unit(
+                job.settlement, event.unit, event.candidate, event.verdict, now
+            )
+            job.write(entries, now)
+        job.settlement.touched[event.unit] = True
+        return self._advance(job, now)
+
+    def may_fetch(self, peer: PeerId, cid: Cid) -> bool:
+        """Whether a peer may have a blob: an output only if it ran the unit itself, or publishes
+        the job, until the unit is final."""
+        try:
+            digest = Digest(cid_sha256(cid))
+        except Malformed:
+            return self.restored  # nothing here has such a name
+        return self.restored and not any(job.holds_back(peer, digest) for job in self.jobs.values())
+
+    # ---- trust -------------------------------------------------------------------------------
+
+    def snapshot_for(self, model_class: str) -> VerifiedSnapshot | None:
+        """The newest trust snapshot of this node's own for a class of models."""
+        return self.snapshots.get(model_class)
+
+    def _sign_snapshot(self, model_class: str, now: Millis) -> list[Effect]:
+        """Sign what this node knows of its volunteers, unless nothing has changed."""
+        known = self.snapshots.get(model_class)
+        records = self.standing.snapshot(model_class)
+        self.snapshot_at.pop(model_class, None)
+        if records == (() if known is None else known.snapshot.records):
+            return []
+        wall = self.wall_ms(now)
+        number = wall if known is None else max(wall, known.snapshot.number + 1)
+        return [Sign(Snapshot(self.network, self.me, model_class, number, wall, records))]
+
+    def _snapshot_due(self, job: Job, now: Millis) -> list[Effect]:
+        """While a job runs that weighs votes, new records come into force every few seconds."""
+        name = job.manifest.trust.model_class
+        if not isinstance(job.manifest.stop, Confidence) or not job.settlement.begun:
+            return []
+        at = self.snapshot_at.setdefault(name, Millis(now + SNAPSHOT_EVERY_MS))
+        if at > now:
+            return []
+        return self._sign_snapshot(name, now)
+
+    def _snapshot(self, source: PeerId, snapshot: VerifiedSnapshot, now: Millis) -> list[Effect]:
+        """A trust snapshot, this node's own or that of a job's publisher."""
+        own = source == self.me
+        verdict = judge_snapshot(snapshot.snapshot, self.membership.terms)
+        if not isinstance(verdict, Accept):
+            return [Report(source, verdict)]
+        if own:
+            self.snapshots[snapshot.snapshot.model_class] = snapshot
+        effects: list[Effect] = []
+        for job in self.jobs.values():
+            if isinstance(job.manifest.stop, Confidence):
+                effects.extend(self._weigh(job, snapshot, now))
+        return effects
+
+    def _weigh(self, job: Job, snapshot: VerifiedSnapshot, now: Millis) -> list[Effect]:
+        if not job.weigh(snapshot):
+            return []
+        effects: list[Effect] = [SaveSnapshot(job.id, snapshot.sealed)]
+        others = job.others(self.membership.present())
+        if job.publisher is not None and others:
+            effects.append(Send(others, Deliver(snapshot.sealed)))
+        outcome = job.settlement.weighed(now, counts(job, self.standing))
+        return [*effects, *rows(job, outcome), *self._advance(job, now)]
+
+    def _proved(self, first: VerifiedFrame, second: VerifiedFrame) -> bool:
+        """Take a proof in; whether it says something new of its author."""
+        why = fault(first, second)
+        if not why or not self.standing.prove(first.author, why):
+            return False
+        self.proofs[first.author] = Proof(first.sealed, second.sealed)
+        if len(self.proofs) > PROOFS_KEPT:
+            del self.proofs[next(iter(self.proofs))]
+        return True
+
+    def _proof(self, event: ev.ProofReceived, now: Millis) -> list[Effect]:
+        """Two frames that prove a fault cost their author everything, here and elsewhere."""
+        first, second = event.first, event.second
+        own = event.source == self.me
+        if first.frame.network != self.network or not fault(first, second):
+            return [] if own else [Report(event.source, Reject("the proof proves nothing"))]
+        if not self._proved(first, second):
+            return []
+        author = first.author
+        effects: list[Effect] = [SaveProof(author, first.sealed, second.sealed)]
+        if not own:
+            effects.append(Report(event.source, Accept()))
+        others = tuple(p for p in self.membership.present() if p not in (event.source, author))
+        if others:
+            effects.append(Send(others, Proof(first.sealed, second.sealed)))
+        for job in list(self.jobs.values()):
+            numbers = sorted(job.settlement.answered.get(author, {}))
+            outcome = job.settlement.again(numbers, now, counts(job, self.standing))
+            effects.extend(rows(job, outcome))
+            effects.extend(self._advance(job, now))
+        return effects
 
     def _sharing(self, job: Job) -> int:
         """How many volunteers share a job's work, this one among them."""
@@ -595,6 +804,7 @@ class Node(msgspec.Struct):
             flushes = [job.flush_at for job in self.jobs.values() if job.flush_at is not None]
             return min(flushes, default=None)
         times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
+        times.extend(self.snapshot_at.values())
         for job in self.jobs.values():
             times.append(job.deadline(self.paused))
             times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))

@@ -1,4 +1,4 @@
-"""The publisher's side of one job: fetch what is certified, settle it, close the job."""
+"""The publisher's side of one job: fetch what is certified, so that its judge can settle it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, Fetch, SaveUnits
+from p2pfleet.core.effects import Effect, Fetch
+from p2pfleet.core.machines.judge import Judge
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.model.ids import Digest, Millis, PeerId, cid_from_sha256
 from p2pfleet.core.model.job import BlobRef
@@ -19,12 +20,17 @@ WANTED_MAX = 1024
 
 
 class Publisher(msgspec.Struct):
-    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once)."""
+    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once).
 
+    ``disputed`` are undecided units with votes that were withdrawn here.
+    """
+
+    judge: Judge
     wanted: dict[Digest, list[int]] = {}
     fetching: dict[Digest, bool] = {}
     retry_at: dict[Digest, Millis] = {}
     failures: dict[Digest, int] = {}
+    disputed: dict[int, bool] = {}
     closing: bool = False
 
     def certified(self, settlement: Settlement, numbers: list[int]) -> None:
@@ -33,8 +39,11 @@ class Publisher(msgspec.Struct):
             unit = settlement.units[number]
             if unit.state != "certified" or unit.certificate is None:
                 continue
-            units = self.wanted.setdefault(unit.certificate.digest, [])
-            self.retry_at.pop(unit.certificate.digest, None)  # there may be a new voter who has it
+            digest = unit.certificate.digest
+            if digest in self.judge.here:
+                continue
+            units = self.wanted.setdefault(digest, [])
+            self.retry_at.pop(digest, None)  # there may be a new voter who has it
             if number not in units:
                 units.append(number)
 
@@ -68,16 +77,15 @@ class Publisher(msgspec.Struct):
         for number in self.wanted[digest]:
             unit = settlement.units[number]
             if unit.certificate is not None and unit.certificate.digest == digest:
-                lengths = [vote.length for vote in unit.votes.values() if vote.digest == digest]
+                holders = unit.holders(digest)
+                if not holders:
+                    continue
+                lengths = [length for _, length in holders]
                 # Voters for one digest can only disagree on the length if one of them lies about
                 # it; the commonest length comes first, and after a failure the next one.
                 ranking = sorted(set(lengths), key=lambda length: (-lengths.count(length), length))
                 length = ranking[self.failures.get(digest, 0) % len(ranking)]
-                voters = sorted(
-                    peer
-                    for peer, vote in unit.votes.items()
-                    if vote.digest == digest and vote.length == length
-                )
+                voters = [peer for peer, theirs in holders if theirs == length]
                 turn = number % len(voters)
                 return voters[turn:] + voters[:turn], length
         return [], 0
@@ -87,19 +95,13 @@ class Publisher(msgspec.Struct):
         delay = min(RETRY_MAX_MS, RETRY_MS * 2 ** min(count - 1, 8))
         self.retry_at[digest] = Millis(now + delay)
 
-    def arrived(self, settlement: Settlement, ref: BlobRef) -> list[Effect]:
-        """The output is durably here: settle every unit whose certificate names it."""
+    def arrived(self, ref: BlobRef) -> list[int]:
+        """An output is durably here; returns the units that wait for it."""
         digest = Digest(ref.sha256)
         self.fetching.pop(digest, None)
         self.failures.pop(digest, None)
-        rows = [
-            settlement.settle(number)
-            for number in self.wanted.pop(digest, [])
-            if (unit := settlement.units[number]).state == "certified"
-            and unit.certificate is not None
-            and unit.certificate.digest == digest
-        ]
-        return [SaveUnits(settlement.job, tuple(rows))] if rows else []
+        self.judge.here[digest] = True
+        return self.wanted.pop(digest, [])
 
     def failed(self, ref: BlobRef, now: Millis) -> None:
         """Nobody delivered it: try again later."""
@@ -110,8 +112,8 @@ class Publisher(msgspec.Struct):
     def wants(self, settlement: Settlement, turn: int) -> tuple[int, ...]:
         """Units that volunteers may think done and that are not; of many, some at each ``turn``.
 
-        Those on which peers voted that do not count here, and those whose output could not be had
-        from anybody who voted for it.
+        Those whose output could not be had from anybody who voted for it, and those that the
+        publisher's records leave undecided (it may know of a voter what others do not).
         """
         lost = [
             number
@@ -119,7 +121,7 @@ class Publisher(msgspec.Struct):
             if self.failures.get(digest, 0) >= FAILURES_LOST
             for number in numbers
         ]
-        units = sorted({*lost, *settlement.disputed})
+        units = sorted({*lost, *(n for n in self.disputed if not settlement.unit(n).final)})
         start = turn * WANTED_MAX % max(1, len(units))
         return tuple(sorted((units[start:] + units[:start])[:WANTED_MAX]))
 
@@ -128,7 +130,9 @@ class Publisher(msgspec.Struct):
         self.retry_at.clear()
 
     def complete(self, settlement: Settlement) -> bool:
-        """Whether every unit is settled or failed."""
+        """Whether every unit is settled or failed, and nothing more will be learnt of a peer."""
+        if self.judge.busy or self.judge.checking:
+            return False
         return settlement.count("settled") + settlement.count("failed") == settlement.manifest.units
 
     def deadline(self) -> Millis | None:

@@ -75,15 +75,20 @@ class Repair(msgspec.Struct):
         peer: PeerId,
         job_id: JobId,
         positions: tuple[AuthorPosition, ...],
+        snapshot: int,
         now: Millis,
     ) -> list[Effect]:
-        """Frames of a job that the peer lacks; the job's end; or that we lack the job itself."""
+        """Frames of a job that the peer lacks, and a newer trust snapshot; the job's end; or that
+        we lack the job itself."""
         job = book.open.get(job_id)
         if not self._due(peer, _JOBS if job is None else job_id, now):
             return []
         if job is not None:
             job.join(peer)
-            return list(job.log.missing(peer, positions))
+            effects: list[Effect] = []
+            if job.snapshot is not None and job.snapshot.snapshot.number > snapshot:
+                effects.append(Send((peer,), Deliver(job.snapshot.sealed)))
+            return [*effects, *job.log.missing(peer, positions)]
         ended = book.ended.get(job_id)
         if ended is not None and ended.closure is not None:
             return [Send((peer,), Deliver(ended.closure))]

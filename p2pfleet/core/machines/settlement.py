@@ -1,97 +1,118 @@
-"""What the votes on each unit of one job amount to.
+"""What commitments, votes and endorsements on each unit of one job amount to.
 
 Every node that takes part runs this over the frames it has; the publisher's is the one whose
-outcomes become the ledger. States: open -> certified -> settled; certified -> contested when a
-second digest reaches the quorum; failed when the replicas are used up. Settled and failed are
-final.
+outcomes become the ledger. States: open -> certified -> settled; certified -> contested or open
+again when it holds no more; failed when the replicas are used up. Settled and failed are final.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from p2pfleet.core.effects import Judgement, UnitRow
-from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
+from p2pfleet.core.effects import UnitRow
+from p2pfleet.core.machines.leases import HOLD_LEASES, Leases
+from p2pfleet.core.machines.units import (
+    ATTEMPTS_A_PEER,
+    Committed,
+    Endorsement,
+    Place,
+    Unit,
+    Vote,
+)
+from p2pfleet.core.model.comparison import Tolerance
+from p2pfleet.core.model.ids import Digest, FrameHash, JobId, Millis, PeerId
+from p2pfleet.core.model.job import FixedQuorum
 from p2pfleet.core.rules import certificate as rule
+from p2pfleet.core.rules import sortition
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
+    Audit,
     Certificate,
     Claim,
+    Commit,
+    Endorse,
     Failure,
     Manifest,
     Release,
     Reveal,
     VoteRef,
 )
-from p2pfleet.core.wire.verified import VerifiedFrame
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
+
+PENDING_MAX = 4_096
+ENDORSE_MS = 3_000
+DEBT_WINDOWS = 4
 
 Counts = Callable[[PeerId], bool]
 
 
-class Vote(msgspec.Struct, frozen=True, array_like=True):
-    """A peer's revealed digest, the size of its output in bytes, and where it stands."""
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of commitments: its author, where it stands, and what it says."""
 
-    digest: Digest
-    length: int
-    ref: VoteRef
+    author: PeerId
+    place: Place
+    entry: Commit
 
 
-class Unit(msgspec.Struct):
-    """One unit: its state, the votes and failures of peers, and the running claims (until when).
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """The frame just taken in and this earlier one of the same author may prove a fault."""
 
-    ``wanted`` is how many more replicas could decide it; ``asked`` how many it shall have in all by
-    its publisher's word.
-    """
-
-    state: str = "open"
-    wanted: int = 0
-    asked: int = 0
-    attempt: int = 0
-    votes: dict[PeerId, Vote] = {}
-    failures: dict[PeerId, str] = {}
-    claims: dict[PeerId, Millis] = {}
-    certificate: Certificate | None = None
-    reason: str = ""
-
-    @property
-    def replicas(self) -> int:
-        return len(self.votes) + len(self.failures)
-
-    @property
-    def final(self) -> bool:
-        return self.state in ("settled", "failed")
+    author: PeerId
+    place: Place
 
 
 class Outcome(msgspec.Struct):
-    """What one frame changed: ledger rows, judgements, judgements taken back, touched units."""
+    """What a frame changed: ledger rows, units touched, and what may prove a fault."""
 
     rows: list[UnitRow] = []
-    judgements: list[Judgement] = []
-    reversed: list[Judgement] = []
     touched: list[int] = []
+    faults: list[Fault] = []
 
 
 class Settlement(msgspec.Struct):
     """The units of one job, by number; a unit nobody touched yet has no entry.
 
-    ``disputed`` are those that are undecided here, but not for who counts every peer's vote.
+    ``since`` is the first sight of the job on the monotonic clock (of the past, after a restart).
+    ``judge`` is true at the publisher, whose word is final. ``begun`` are undecided units that
+    somebody claimed or answered, ``answered`` all by who voted on them, ``touched`` those
+    that changed since the node last looked.
     """
 
     job: JobId
     manifest: Manifest
+    leases: Leases
+    since: Millis = Millis(0)
+    judge: bool = False
     units: dict[int, Unit] = {}
-    judged: dict[tuple[int, PeerId], bool] = {}
     tally: dict[str, int] = {}
-    latest: dict[PeerId, tuple[int, int]] = {}
+    latest: dict[PeerId, Place] = {}
+    commits: dict[tuple[FrameHash, int], Known] = {}
+    pending: dict[tuple[FrameHash, int], tuple[PeerId, Place, FrameHash, int, Reveal]] = {}
+    later: dict[int, Millis] = {}
+    weights: dict[PeerId, int] = {}
+    snapshot: Digest | None = None
+    snapshot_number: int = -1
     votes: int = 0
-    disputed: dict[int, bool] = {}
+    stuck: dict[int, bool] = {}
+    begun: dict[int, bool] = {}
+    answered: dict[PeerId, dict[int, bool]] = {}
+    touched: dict[int, bool] = {}
+
+    @classmethod
+    def create(cls, job: JobId, manifest: Manifest, since: Millis, judge: bool) -> Settlement:
+        """Of a job that nobody has worked on yet."""
+        hold_ms = max(HOLD_LEASES * manifest.lease_ms, 2 * manifest.limits.cpu_ms)
+        return cls(job, manifest, Leases(manifest.lease_ms, hold_ms), since, judge)
+
+    # ---- questions ---------------------------------------------------------------------------
 
     def unit(self, number: int) -> Unit:
+        """The unit of this number, from now on with an entry."""
         unit = self.units.get(number)
         if unit is None:
-            unit = self.units[number] = Unit(wanted=self.manifest.stop.quorum)
+            unit = self.units[number] = Unit()
         return unit
 
     def count(self, state: str) -> int:
@@ -100,139 +121,404 @@ class Settlement(msgspec.Struct):
             return self.manifest.units - sum(self.tally.values())
         return self.tally.get(state, 0)
 
-    def wanted(self, number: int) -> int:
-        """How many more replicas could decide the unit, running claims not considered."""
-        unit = self.units.get(number)
-        if unit is None:
-            return self.manifest.stop.quorum
-        return max(unit.wanted, int(unit.replicas < unit.asked))
+    def checks(self, peer: PeerId) -> int:
+        """What the trust snapshot says of a peer; 0: a newcomer."""
+        return self.weights.get(peer, 0)
 
-    def ask(self, numbers: tuple[int, ...]) -> None:
+    @property
+    def trusting(self) -> bool:
+        """Whether there is a trust snapshot, beside which newcomers count less."""
+        return self.snapshot is not None
+
+    @property
+    def typical(self) -> int:
+        """The checks of a middling peer in the snapshot: of who may answer next."""
+        if not self.weights:
+            return 0
+        return sorted(self.weights.values())[len(self.weights) // 2]
+
+    @property
+    def at_first(self) -> int:
+        """How many replicas a unit wants that nobody has answered yet."""
+        return rule.missing(self.manifest.stop, (), (), self.typical, self.trusting)
+
+    def eligible_at(self, number: int, peer: PeerId) -> Millis:
+        """From when on a peer may take a unit, by this node's clock."""
+        trust = self.manifest.trust
+        known = not self.trusting or peer in self.weights
+        stop = self.manifest.stop
+        wanted = (
+            stop.quorum if isinstance(stop, FixedQuorum) else rule.missing(stop, (), (), 0, False)
+        )
+        return Millis(
+            self.since
+            + sortition.eligible_after_ms(
+                self.manifest.salt,
+                number,
+                peer,
+                crowd=trust.crowd,
+                wanted=wanted,
+                step_ms=trust.step_ms,
+                known=known,
+            )
+        )
+
+    def flying(self, number: int, now: Millis, counts: Counts) -> list[PeerId]:
+        """Peers whose answer to the unit may come soon: a claim runs, or a commitment is not
+        revealed yet; sorted. Newcomers beyond their share are none of them."""
+        unit = self.units.get(number)
+        found = self.leases.claimants(number, now)
+        if unit is not None:
+            debt = self.manifest.trust.window_ms * DEBT_WINDOWS
+            for peer in unit.commits:
+                owed = unit.waiting(peer)
+                if owed is not None and owed.attempt >= unit.attempt - 1 and now - owed.seen < debt:
+                    found.append(peer)
+        return [peer for peer in sorted(set(found)) if counts(peer)]
+
+    def missing(self, number: int, flying: Sequence[PeerId], now: Millis) -> int:
+        """How many more replicas the unit wants beside those of ``flying``."""
+        unit = self.units.get(number)
+        checks = [self.checks(peer) for peer in flying]
+        if unit is None:
+            return rule.missing(self.manifest.stop, checks, (), self.typical, self.trusting)
+        asked = max(0, unit.asked - unit.replicas - len(flying))
+        room = self.manifest.stop.replicas_max - unit.replicas - len(flying)
+        if unit.state == "certified":
+            return asked
+        if unit.final or number in self.stuck or room <= 0:
+            return 0
+        votes, against = unit.votes_for, unit.votes_against
+        soft = isinstance(self.manifest.comparison, Tolerance)
+        if soft and against and now - unit.latest_vote < ENDORSE_MS:
+            votes, against = (*votes, *(k for group in against for k in group)), ()
+        wanted = rule.missing(
+            self.manifest.stop, (*votes, *checks), against, self.typical, self.trusting
+        )
+        return max(asked, min(room, wanted))
+
+    def enough(self, number: int, attempt: int, counts: Counts) -> bool:
+        """Whether the commitments of an attempt would certify the unit if all agreed."""
+        unit = self.unit(number)
+        if unit.state not in ("open", "contested"):
+            return True
+        joining = [
+            self.checks(peer)
+            for peer in sorted(unit.commits)
+            if peer not in unit.voters_for
+            and counts(peer)
+            and any(each.attempt == attempt for each in unit.commits[peer])
+        ]
+        return rule.holds(
+            self.manifest.stop, (*unit.votes_for, *joining), unit.votes_against, self.trusting
+        )
+
+    def running(self, now: Millis) -> int:
+        """Replicas under a running claim, over all units."""
+        return self.leases.running(now)
+
+    def ask(self, numbers: Sequence[int]) -> None:
         """The publisher wants one more replica of each of these."""
         for number in numbers:
             if number < self.manifest.units:
                 unit = self.unit(number)
                 unit.asked = unit.replicas + 1
 
-    def claimants(self, number: int, now: Millis, counts: Counts) -> list[PeerId]:
-        """Peers with a vote that hold a running claim on the unit; sorted."""
-        unit = self.units.get(number)
-        if unit is None:
-            return []
-        return sorted(peer for peer, until in unit.claims.items() if until > now and counts(peer))
+    def ballots(self, number: int, now: Millis, counts: Counts) -> list[rule.Ballot]:
+        """Every vote on the unit that counts now."""
+        unit = self.units[number]
+        found: list[rule.Ballot] = []
+        for peer in sorted(unit.votes):
+            if not counts(peer):
+                continue
+            checks = self.checks(peer)
+            for vote in unit.votes[peer]:
+                key = (peer, vote.attempt)
+                if key in unit.withdrawn or unit.opened.get(key) is False:
+                    continue
+                if vote.counts_from > now:
+                    earlier = self.later.get(number)
+                    if earlier is None or vote.counts_from < earlier:
+                        self.later[number] = vote.counts_from
+                    continue
+                ballot = rule.Ballot(
+                    peer, vote.digest, checks, vote.attempt, vote.commit, vote.seen, vote.ref
+                )
+                found.append(ballot)
+                endorsed = unit.endorsed.get(peer)
+                if endorsed is not None and endorsed.own == vote.ref:
+                    found.append(
+                        msgspec.structs.replace(ballot, digest=endorsed.digest, ref=endorsed.ref)
+                    )
+        return found
 
-    def running(self, now: Millis) -> int:
-        """Replicas under a running claim, over all units."""
-        return sum(
-            sum(until > now for until in unit.claims.values())
-            for unit in self.units.values()
-            if unit.claims and not unit.final
-        )
+    def counts_for(
+        self, number: int, peer: PeerId, digest: Digest, now: Millis, counts: Counts
+    ) -> bool:
+        """Whether a peer's vote for a digest counts together with those of the others."""
+        votes = rule.candidate(digest, self.ballots(number, now, counts)).votes
+        return any(ballot.peer == peer for ballot in votes)
 
     # ---- what frames do ----------------------------------------------------------------------
 
-    def apply(self, frame: VerifiedFrame, now: Millis, counts: Counts) -> Outcome:
+    def apply(
+        self, frame: VerifiedFrame, now: Millis, counts: Counts, decide: bool = True
+    ) -> Outcome:
         """Take a frame's entries in; a claim runs from ``now``, its first sight.
 
-        Claims in a frame that a later one of its author overtook do not run at all.
+        Claims in a frame that a later one of its author overtook do not run at all. Without
+        ``decide`` (while frames are restored) nothing follows yet.
         """
         outcome = Outcome()
         author = frame.author
-        written = (frame.frame.incarnation, frame.frame.sequence)
-        overtaken = written < self.latest.get(author, (0, 0))
+        place = Place(frame.frame.incarnation, frame.frame.sequence)
+        last = self.latest.get(author)
+        overtaken = last is not None and (place.incarnation, place.sequence) < (
+            last.incarnation,
+            last.sequence,
+        )
         if not overtaken:
-            self.latest[author] = written
-        changed: list[int] = []
+            self.latest[author] = place
+        changed: dict[int, bool] = {}
         for index, entry in enumerate(frame.frame.entries):
             match entry:
                 case Claim(units=units):
-                    if overtaken:
-                        continue  # its release may have been here already
-                    until = Millis(now + self.manifest.lease_ms)
-                    for number in units:
-                        unit = self.unit(number)
-                        if author not in unit.votes and author not in unit.failures:
-                            unit.claims[author] = until
+                    if not overtaken:  # else its release may have been here already
+                        self._claimed(author, units, now)
                 case Release(units=units):
                     for number in units:
-                        if number in self.units:
-                            self.units[number].claims.pop(author, None)
+                        self.leases.release(author, number)
+                case Commit():
+                    self._committed(author, place, frame.hash, index, entry, now, changed)
+                    waiting = self.pending.pop((frame.hash, index), None)
+                    if waiting is not None:
+                        self._revealed(*waiting, outcome, now, changed)
                 case Reveal():
-                    if self._voted(author, entry, VoteRef(frame.hash, index)):
-                        changed.append(entry.unit)
+                    self._revealed(author, place, frame.hash, index, entry, outcome, now, changed)
+                case Endorse():
+                    self._endorsed(author, VoteRef(frame.hash, index), entry, changed)
                 case Failure():
+                    self._failed(author, entry, now, changed)
+                case Audit():
                     unit = self.unit(entry.unit)
-                    unit.claims.pop(author, None)
-                    if author not in unit.votes and author not in unit.failures:
-                        unit.failures[author] = entry.reason
-                        changed.append(entry.unit)
+                    if unit.audit is None:
+                        unit.audit = (entry.digest, VoteRef(frame.hash, index))
+                        changed[entry.unit] = True
         for number in changed:
-            self._decide(number, counts, outcome)
+            if decide:
+                self.decide(number, now, counts, outcome)
+            else:
+                self.touched[number] = True
         return outcome
 
-    def _voted(self, author: PeerId, entry: Reveal, ref: VoteRef) -> bool:
-        unit = self.unit(entry.unit)
-        unit.claims.pop(author, None)
-        if author in unit.votes:
-            return False
-        unit.failures.pop(author, None)
-        self.votes += 1
-        unit.votes[author] = Vote(entry.digest, entry.length, ref)
-        return True
-
-    def reconsider(self, peers: list[PeerId], counts: Counts) -> Outcome:
-        """Decide the undecided units of these peers again, whose vote was lost or won."""
-        outcome = Outcome()
-        for number in sorted(self.units):
-            unit = self.units[number]
-            if unit.state in ("open", "contested") and any(
-                peer in unit.votes or peer in unit.failures for peer in peers
+    def _claimed(self, author: PeerId, units: tuple[int, ...], now: Millis) -> None:
+        for number in units:
+            unit = self.units.get(number)
+            if unit is not None and (
+                unit.final or author in unit.failures or author in unit.commits
             ):
-                self._decide(number, counts, outcome)
-        return outcome
+                continue
+            if self.eligible_at(number, author) <= now and self.leases.claim(author, number, now):
+                self.begun[number] = True
 
-    def _decide(self, number: int, counts: Counts, outcome: Outcome) -> None:
-        self._decide_unit(number, counts, outcome)
-        unit = self.units[number]
-        self.disputed.pop(number, None)
-        if unit.state in ("open", "contested") and unit.replicas >= self.manifest.stop.quorum:
-            votes = {peer: vote.digest for peer, vote in unit.votes.items()}
-            everybody = rule.decide(self.manifest.stop, votes, unit.failures)
-            if everybody.state in ("certified", "failed"):
-                self.disputed[number] = True
-
-    def _decide_unit(self, number: int, counts: Counts, outcome: Outcome) -> None:
-        unit = self.units[number]
-        outcome.touched.append(number)
-        if not unit.final:
-            votes = {
-                peer: vote
-                for peer, vote in unit.votes.items()
-                if peer != self.manifest.publisher and counts(peer)
-            }
-            decision = rule.decide(
-                self.manifest.stop,
-                {peer: vote.digest for peer, vote in votes.items()},
-                {peer: why for peer, why in unit.failures.items() if counts(peer)},
-            )
-            unit.wanted = decision.wanted
-            if unit.state == "certified" and decision.state in ("open", "failed"):
-                # A voter lost its standing later. The votes counted when they were given.
-                unit.wanted = 0
-                self._judge(number, outcome)
-                return
-            unit.attempt = decision.attempt
-            certificate = None
-            if decision.state == "certified":
-                certificate = rule.certificate(
-                    self.job,
-                    number,
-                    decision,
-                    self.manifest.stop,
-                    {peer: (vote.digest, vote.ref) for peer, vote in votes.items()},
+    def _committed(
+        self,
+        author: PeerId,
+        place: Place,
+        frame: FrameHash,
+        index: int,
+        entry: Commit,
+        now: Millis,
+        changed: dict[int, bool],
+    ) -> None:
+        self.commits[frame, index] = Known(author, place, entry)
+        for number, item in enumerate(entry.items):
+            unit = self.unit(item.unit)
+            self.leases.committed(author, item.unit, now)
+            mine = unit.commits.setdefault(author, [])
+            # A second commitment in one attempt is nobody's fault (a crash may do that), and the
+            # first one stays.
+            if len(mine) < ATTEMPTS_A_PEER and all(c.attempt != item.attempt for c in mine):
+                counts_from = Millis(max(now, self.eligible_at(item.unit, author)))
+                if counts_from == now:
+                    counts_from = Millis(0)
+                mine.append(
+                    Committed(item.attempt, frame, index, number, item.commitment, now, counts_from)
                 )
-            self._enter(number, decision.state, certificate, decision.reason, outcome)
-        self._judge(number, outcome)
+                changed[item.unit] = True
+                if unit.state in ("open", "contested"):
+                    self.begun[item.unit] = True
+
+    def _revealed(
+        self,
+        author: PeerId,
+        place: Place,
+        frame: FrameHash,
+        index: int,
+        entry: Reveal,
+        outcome: Outcome,
+        now: Millis,
+        changed: dict[int, bool],
+    ) -> None:
+        known = self.commits.get((entry.commit, entry.index))
+        if known is None:
+            if len(self.pending) < PENDING_MAX:
+                self.pending[entry.commit, entry.index] = (author, place, frame, index, entry)
+            return
+        if known.author != author:
+            return
+        if rule.matches(known.entry, entry):
+            outcome.faults.append(Fault(author, known.place))
+            return
+        for number, item in enumerate(entry.items):
+            unit = self.unit(item.unit)
+            unit.attempt = max(unit.attempt, min(255, item.attempt + 1))
+            changed[item.unit] = True
+            committed = next(
+                (c for c in unit.commits.get(author, ()) if c.attempt == item.attempt), None
+            )
+            earlier = unit.vote(author, item.attempt)
+            if earlier is not None:
+                if earlier.digest != item.digest:
+                    outcome.faults.append(Fault(author, earlier.place))
+                continue
+            if committed is None or committed.frame != entry.commit:
+                continue
+            vote = Vote(
+                item.attempt,
+                item.digest,
+                item.length,
+                VoteRef(frame, index, number),
+                entry.commit,
+                entry.seen,
+                entry.seed,
+                committed.commitment,
+                committed.counts_from,
+                place,
+            )
+            unit.votes.setdefault(author, []).append(vote)
+            self.answered.setdefault(author, {})[item.unit] = True
+            unit.votes[author].sort(key=lambda each: each.attempt)
+            unit.failures.pop(author, None)
+            unit.latest_vote = now
+            self.votes += 1
+
+    def _endorsed(
+        self, author: PeerId, ref: VoteRef, entry: Endorse, changed: dict[int, bool]
+    ) -> None:
+        unit = self.unit(entry.unit)
+        earlier = unit.endorsed.get(author)
+        if earlier is None or earlier.attempt < entry.attempt:
+            unit.endorsed[author] = Endorsement(entry.attempt, entry.digest, entry.own, ref)
+            changed[entry.unit] = True
+
+    def _failed(
+        self, author: PeerId, entry: Failure, now: Millis, changed: dict[int, bool]
+    ) -> None:
+        unit = self.unit(entry.unit)
+        self.leases.release(author, entry.unit)
+        if author not in unit.commits and author not in unit.failures:
+            if self.eligible_at(entry.unit, author) > now:
+                return
+            unit.failures[author] = entry.reason
+            changed[entry.unit] = True
+
+    # ---- what they amount to -----------------------------------------------------------------
+
+    def decide(self, number: int, now: Millis, counts: Counts, outcome: Outcome) -> None:
+        """Apply the stop rule to the votes that count now."""
+        unit = self.unit(number)
+        outcome.touched.append(number)
+        self.touched[number] = True
+        if unit.final:
+            return
+        ranking = rule.ranking(
+            self.ballots(number, now, counts), self.manifest.stop, self.manifest.salt, number
+        )
+        stop, trusting = self.manifest.stop, self.trusting
+        first = ranking[0] if ranking else None
+        unit.leading = None if first is None else first.digest
+        unit.voters_for = () if first is None else tuple(b.peer for b in first.votes)
+        unit.votes_for = () if first is None else first.checks
+        unit.votes_against = () if first is None else tuple(map(tuple, first.others))
+        self.stuck.pop(number, None)
+        if unit.audit is not None:
+            self._audited(number, ranking, outcome)
+            return
+        winner = next((each for each in ranking if each.holds(stop, trusting)), None)
+        if winner is not None:
+            certificate = self._certificate(number, winner)
+            if (
+                unit.state == "certified"
+                and unit.certificate is not None
+                and (unit.certificate.digest == winner.digest)
+                and set(unit.certificate.votes) <= {ballot.ref for ballot in winner.votes}
+                and set(unit.certificate.against) == {ballot.ref for ballot in winner.against}
+            ):
+                return  # more votes for the same answer say nothing new
+            self._enter(number, "certified", certificate, "", outcome)
+            return
+        reason = self._hopeless(unit, ranking, counts)
+        if reason and not (self.judge and unit.votes and not isinstance(stop, FixedQuorum)):
+            self._enter(number, "failed", None, reason, outcome)
+            return
+        if reason:
+            self.stuck[number] = True  # the publisher executes it itself
+        split = len(ranking) > 1 and (
+            unit.certificate is not None
+            or (isinstance(stop, FixedQuorum) and len(ranking[1].votes) >= stop.quorum)
+        )
+        self._enter(number, "contested" if split else "open", None, "", outcome)
+
+    def _hopeless(self, unit: Unit, ranking: list[rule.Candidate], counts: Counts) -> str:
+        """Why the unit cannot be certified any more; empty if it still may."""
+        stop = self.manifest.stop
+        failures = {peer: why for peer, why in unit.failures.items() if counts(peer)}
+        voters = sorted({peer for peer in unit.votes if counts(peer)})
+        checks = [self.checks(peer) for peer in sorted(failures)]
+        answers = [[self.checks(peer) for peer in voters]] if voters else []
+        if failures and not voters and rule.holds(stop, checks, answers, self.trusting):
+            return _commonest(failures)
+        peers = {*voters, *failures}
+        newcomers = sum(not self.checks(peer) for peer in peers)
+        known = len(peers) - newcomers
+        replicas = known + (min(newcomers, max(1, known)) if self.trusting else newcomers)
+        if replicas < stop.replicas_max:
+            return ""
+        for each in ranking:
+            # Votes that do not count together yet are committed to again in the next attempt.
+            left = {ballot.peer for ballot in each.against}
+            agreeing = [self.checks(peer) for peer in voters if peer not in left]
+            if rule.holds(stop, agreeing, each.others, self.trusting):
+                return ""
+        best = max((len(each.votes) for each in ranking), default=0)
+        if failures and len(failures) >= best:
+            return _commonest(failures)
+        return f"{replicas} replicas gave {len(ranking)} different answers"
+
+    def _certificate(
+        self, number: int, winner: rule.Candidate, audit: VoteRef | None = None
+    ) -> Certificate:
+        return Certificate(
+            job=self.job,
+            unit=number,
+            digest=winner.digest,
+            snapshot=self.snapshot,
+            votes=tuple(ballot.ref for ballot in winner.votes),
+            against=tuple(ballot.ref for ballot in winner.against),
+            audit=audit,
+        )
+
+    def _audited(self, number: int, ranking: list[rule.Candidate], outcome: Outcome) -> None:
+        unit = self.units[number]
+        assert unit.audit is not None
+        digest, ref = unit.audit
+        mine = next((each for each in ranking if each.digest == digest), None)
+        against = tuple(b for each in ranking for b in each.votes)[: rule.VOTES_MAX]
+        mine = mine or rule.Candidate(digest, (), rule.candidate(digest, against).against)
+        self._enter(number, "certified", self._certificate(number, mine, ref), "", outcome)
+        if not self.judge:
+            outcome.rows.append(self.settle(number))
 
     def _enter(
         self,
@@ -245,36 +531,55 @@ class Settlement(msgspec.Struct):
         unit = self.units[number]
         if state == unit.state and certificate == unit.certificate:
             return
-        if state == "certified" and unit.state == "certified" and unit.certificate is not None:
-            assert certificate is not None
-            if certificate.digest == unit.certificate.digest:
-                return  # another set of votes for the same answer says nothing new
-        self._move(unit, state)
+        self._move(number, state)
         unit.certificate = certificate
         unit.reason = reason
+        if state == "failed":
+            self.leases.clear(number)
         outcome.rows.append(self.row(number))
 
-    def _move(self, unit: Unit, state: str) -> None:
+    def _move(self, number: int, state: str) -> None:
+        unit = self.units[number]
+        if state in ("open", "contested"):
+            self.begun[number] = True
+        else:
+            self.begun.pop(number, None)
         if unit.state != "open":
             self.tally[unit.state] -= 1
         if state != "open":
             self.tally[state] = self.tally.get(state, 0) + 1
         unit.state = state
 
-    def _judge(self, number: int, outcome: Outcome) -> None:
-        """Hold every vote against the certificate; once a (unit, peer), revised if it turns."""
-        unit = self.units[number]
-        if unit.certificate is None:
-            return
-        for peer in sorted(unit.votes):
-            agreed = unit.votes[peer].digest == unit.certificate.digest
-            earlier = self.judged.get((number, peer))
-            if earlier == agreed:
-                continue
-            if earlier is not None:
-                outcome.reversed.append(Judgement(number, peer, earlier))
-            self.judged[number, peer] = agreed
-            outcome.judgements.append(Judgement(number, peer, agreed))
+    def again(self, numbers: Sequence[int], now: Millis, counts: Counts) -> Outcome:
+        """Decide these units again: a vote was withdrawn, opened, or has become due."""
+        outcome = Outcome()
+        for number in numbers:
+            if number in self.units:
+                self.decide(number, now, counts, outcome)
+        return outcome
+
+    def due(self, now: Millis, counts: Counts) -> Outcome:
+        """Decide again where a vote counts by now that came too early."""
+        ready = sorted(number for number, at in self.later.items() if at <= now)
+        for number in ready:
+            del self.later[number]
+        return self.again(ready, now, counts)
+
+    def restored(self, now: Millis, counts: Counts) -> Outcome:
+        """Every frame that was stored is here again: see what they amount to."""
+        return self.again(sorted(self.touched), now, counts)
+
+    def weigh(self, snapshot: VerifiedSnapshot) -> None:
+        """Let a trust snapshot weigh votes from now on."""
+        self.snapshot = snapshot.hash
+        self.snapshot_number = snapshot.snapshot.number
+        self.weights = {each.peer: each.checks for each in snapshot.snapshot.records}
+
+    def weighed(self, now: Millis, counts: Counts) -> Outcome:
+        """Decide again what was not certified under the trust snapshot before."""
+        return self.again(
+            sorted(n for n in self.begun if n in self.units and self.units[n].votes), now, counts
+        )
 
     # ---- the ledger --------------------------------------------------------------------------
 
@@ -285,18 +590,22 @@ class Settlement(msgspec.Struct):
         return UnitRow(number, unit.state, detail)
 
     def settle(self, number: int) -> UnitRow:
-        """The publisher holds the certified output: the unit is final."""
+        """The unit is final."""
         unit = self.units[number]
         assert unit.state == "certified"
-        self._move(unit, "settled")
-        unit.claims.clear()
-        unit.wanted = 0
+        self._move(number, "settled")
+        self.leases.clear(number)
         return self.row(number)
 
     def restore(self, number: int, state: str, certificate: Certificate | None, why: str) -> None:
         """Put a ledger line back, before the frames are taken in again."""
         unit = self.unit(number)
-        self._move(unit, state)
+        self._move(number, state)
+        self.touched[number] = True
         unit.certificate = certificate
         unit.reason = why
-        unit.wanted = 0
+
+
+def _commonest(failures: dict[PeerId, str]) -> str:
+    reasons = [failures[peer] for peer in sorted(failures)]
+    return max(sorted(set(reasons)), key=reasons.count)

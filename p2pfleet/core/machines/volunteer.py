@@ -1,21 +1,50 @@
-"""The volunteer's side of one job: choose units, have them run, vote.
+"""The volunteer's side of one job: choose units, have them run, commit, reveal, endorse.
 
 What it holds under a claim is handed to the runtime at once (which fetches inputs while others
 compute) and comes back as one event a unit. A unit that gets decided meanwhile, or on which others
-with a better rank have claims enough, is released.
+with a better rank have claims enough, is released. Answers are committed to together and revealed
+together, by one seed.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, Execute, OpenJob, Withdraw
+from p2pfleet.core.effects import (
+    CheckCommitments,
+    Compare,
+    Effect,
+    Execute,
+    MakeCommitments,
+    OpenedCommitment,
+    OpenJob,
+    OwnSeed,
+    SaveSeed,
+    Withdraw,
+)
 from p2pfleet.core.machines.settlement import Settlement
-from p2pfleet.core.model.ids import Digest, Millis, PeerId
+from p2pfleet.core.machines.units import ATTEMPTS_A_PEER
+from p2pfleet.core.model.comparison import Tolerance
+from p2pfleet.core.model.ids import Digest, FrameHash, Millis, PeerId, cid_from_sha256
+from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.rules import claims as rule
-from p2pfleet.core.wire.messages import Claim, Entry, Failure, Release, Reveal
+from p2pfleet.core.rules.commitment import seed_hash
+from p2pfleet.core.wire.messages import (
+    COMMIT_ITEMS_MAX,
+    SEEN_MAX,
+    Claim,
+    Commit,
+    CommitItem,
+    Endorse,
+    Entry,
+    Failure,
+    Release,
+    Reveal,
+    RevealItem,
+)
 
 OPEN_RETRY_MS = 2_000
 OPEN_RETRY_MAX_MS = 60_000
@@ -23,8 +52,10 @@ RESCAN_MS = 500
 SCAN_UNITS = 4_096
 YOUNG_CLAIM_MS = 1_000
 SLOW_UNIT_MS = 2_000
+COMPARE_RETRY_MS = 3_000
 RELEASED_FAULTS = ("wall", "killed", "crash")
 MISHAPS_MAX = 3
+MILLION = 1_000_000
 
 Counts = Callable[[PeerId], bool]
 
@@ -37,15 +68,29 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     renew_at: Millis
 
 
-class Volunteer(msgspec.Struct):
-    """Claims of our own, the order in which we look for more, and how long units take here.
+class Batch(msgspec.Struct):
+    """Answers committed to with one seed; ``frame`` and ``index`` say where, once it is written."""
 
-    ``answered`` are the units whose vote or failure is written, be it out already or not, and those
-    that this machine is too slow for; ``mishaps`` counts executions that failed for our own sake.
+    own: OwnSeed
+    frame: FrameHash | None = None
+    index: int = 0
+    reveal_by: Millis = Millis(0)
+    revealed: bool = False
+
+
+class Volunteer(msgspec.Struct):
+    """Claims of our own, answers on their way, and how long units take here.
+
+    ``answers`` are own outputs by unit: (digest, length), ``outputs`` units by digest; ``refused``
+    units that this machine leaves to others or has called a failure; ``mishaps`` counts executions
+    that failed for our own sake. ``ready`` waits to be committed to, while ``making`` is under way.
+    ``compared`` says of (unit, digest) whether another's answer is ours too; ``compare_at`` is when
+    a comparison is tried again.
     """
 
     me: PeerId
     slots: int
+    coin: bytes = bytes(32)
     open: bool = False
     opening: bool = False
     open_at: Millis | None = None
@@ -53,14 +98,23 @@ class Volunteer(msgspec.Struct):
     order: list[int] = []
     cursor: int = 0
     held: dict[int, Held] = {}
-    answered: dict[int, bool] = {}
+    answers: dict[int, tuple[Digest, int]] = {}
+    outputs: dict[Digest, list[int]] = {}
+    refused: dict[int, bool] = {}
     mishaps: dict[int, int] = {}
+    ready: list[RevealItem] = []
+    making: bool = False
+    batches: list[Batch] = []
+    opened: dict[tuple[int, int, PeerId], bool] = {}
+    compared: dict[tuple[int, Digest], str] = {}
+    compare_at: dict[int, Millis] = {}
+    audits: dict[int, bool] = {}
     rescan_at: Millis | None = None
     mean_ms: float | None = None
 
     # ---- the job itself ----------------------------------------------------------------------
 
-    def opened(
+    def opened_job(
         self, settlement: Settlement, now: Millis, sources: tuple[PeerId, ...]
     ) -> list[Effect]:
         """Model and table are here. Claims of ours from before a restart are taken up again."""
@@ -69,8 +123,8 @@ class Volunteer(msgspec.Struct):
         self.opening = False
         self.order = rule.preference(manifest.salt, manifest.units, self.me)
         effects: list[Effect] = []
-        for number in sorted(settlement.units):
-            until = settlement.units[number].claims.get(self.me)
+        for number in sorted(settlement.leases.holding.get(self.me, {})):
+            until = settlement.leases.until(self.me, number)
             if until is not None and until > now and number not in self.held:
                 self.held[number] = self._hold(now, until)
                 effects.append(Execute(settlement.job, number, sources))
@@ -98,6 +152,25 @@ class Volunteer(msgspec.Struct):
         delay = min(OPEN_RETRY_MAX_MS, OPEN_RETRY_MS * 2 ** min(self.open_failures - 1, 8))
         self.open_at = Millis(now + delay)
 
+    def restore(self, seeds: tuple[OwnSeed, ...]) -> None:
+        """What was committed to before a restart; :meth:`written` finds the frames again."""
+        for own in seeds:
+            self.batches.append(Batch(own))
+            for item in own.items:
+                self._answer(item.unit, item.digest, item.length)
+
+    def _answer(self, number: int, digest: Digest, length: int) -> None:
+        self.answers[number] = (digest, length)
+        self.outputs.setdefault(digest, []).append(number)
+
+    def restored(self) -> None:
+        """Every frame is here again: what was never written is run again."""
+        for batch in self.batches:
+            if batch.frame is None:
+                for item in batch.own.items:
+                    self.answers.pop(item.unit, None)
+        self.batches = [batch for batch in self.batches if batch.frame is not None]
+
     # ---- units -------------------------------------------------------------------------------
 
     def advance(
@@ -108,26 +181,32 @@ class Volunteer(msgspec.Struct):
         sources: tuple[PeerId, ...],
         volunteers: int,
         paused: bool,
+        alone: bool,
     ) -> tuple[list[Entry], list[Effect]]:
         """Give up what is not needed; unless the owner paused the node, take on what is.
 
-        ``sources`` may have the inputs; ``volunteers`` share the work, this one among them.
+        ``sources`` may have the inputs; ``volunteers`` share the work, this one among them;
+        ``alone`` says that the publisher is away, so that volunteers have to audit each other.
         """
         entries, effects = self._give_up(settlement, now, counts)
+        entries.extend(self._reveal(settlement, now, counts))
+        effects.extend(self._commit(settlement))
         if paused:
             return entries, effects
         entries.extend(self._renew(settlement, now))
-        remaining = settlement.count("open") * settlement.manifest.stop.quorum
+        remaining = settlement.count("open") * settlement.at_first
         target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
         if self.rescan_at is not None and self.rescan_at <= now:
             self.rescan_at = None
         if self.open and len(self.held) <= target // 2 and self.rescan_at is None:
-            picked = self._pick(settlement, now, counts, target - len(self.held))
+            room = min(target - len(self.held), settlement.leases.room(self.me, now))
+            picked = self._pick(settlement, now, counts, room, alone)
             self.rescan_at = None if picked else Millis(now + RESCAN_MS)
             if picked:
                 until = Millis(now + settlement.manifest.lease_ms)
                 entries.append(Claim(tuple(sorted(picked))))
                 for number in picked:
+                    settlement.leases.claim(self.me, number, now)
                     self.held[number] = self._hold(now, until)
                     effects.append(Execute(settlement.job, number, sources))
         return entries, effects
@@ -136,8 +215,8 @@ class Volunteer(msgspec.Struct):
         due = sorted(number for number, held in self.held.items() if held.renew_at <= now)
         if not due:
             return []
-        until = Millis(now + settlement.manifest.lease_ms)
         for number in due:
+            until = Millis(now + settlement.manifest.lease_ms)
             renewed = self._hold(now, until)
             self.held[number] = Held(self.held[number].since, until, renewed.renew_at)
         return [Claim(tuple(due))]
@@ -149,19 +228,25 @@ class Volunteer(msgspec.Struct):
         lapsed: list[int] = []
         stop_now: list[int] = []
         for number, held in self.held.items():
-            wanted = settlement.wanted(number)
-            others = [p for p in settlement.claimants(number, now, counts) if p != self.me]
             if held.until <= now:
                 lapsed.append(number)
-            elif wanted <= len(others) and rule.gives_way(
-                settlement.manifest.salt, number, self.me, others, wanted
-            ):
+                continue
+            if number in self.audits:
+                continue
+            others = [p for p in settlement.flying(number, now, counts) if p != self.me]
+            if settlement.missing(number, others, now) > 0:
+                continue
+            unit = settlement.unit(number)
+            claims = [peer for peer in others if unit.waiting(peer) is None]
+            wanted = settlement.missing(number, (), now) - (len(others) - len(claims))
+            if rule.gives_way(settlement.manifest.salt, number, self.me, claims, max(0, wanted)):
                 released.append(number)
                 young = now - held.since < YOUNG_CLAIM_MS
                 if young and (self.mean_ms is None or self.mean_ms > SLOW_UNIT_MS):
                     stop_now.append(number)
         for number in released + lapsed:
             del self.held[number]
+            settlement.leases.release(self.me, number)
         entries: list[Entry] = [Release(tuple(sorted(released)))] if released else []
         effects: list[Effect] = []
         kill = sorted(lapsed + stop_now)
@@ -172,23 +257,55 @@ class Volunteer(msgspec.Struct):
             effects.append(Withdraw(settlement.job, tuple(keep), kill=False))
         return entries, effects
 
-    def _pick(self, settlement: Settlement, now: Millis, counts: Counts, room: int) -> list[int]:
+    def _pick(
+        self, settlement: Settlement, now: Millis, counts: Counts, room: int, alone: bool
+    ) -> list[int]:
+        """Units to claim: first those that others have begun, so that answers meet."""
         picked: list[int] = []
+        salt = settlement.manifest.salt
+        for number in sorted(settlement.begun, key=lambda n: rule.rank(salt, n, self.me)):
+            if len(picked) >= room:
+                return picked
+            if self._wants(settlement, number, now, counts, alone):
+                picked.append(number)
         total = len(self.order)
         for _ in range(min(total, SCAN_UNITS)):
             if len(picked) >= room:
                 break
             number = self.order[self.cursor]
             self.cursor = (self.cursor + 1) % total
-            if number in self.held or number in self.answered:
-                continue
-            unit = settlement.units.get(number)
-            if unit is not None and (self.me in unit.votes or self.me in unit.failures):
-                continue
-            others = [p for p in settlement.claimants(number, now, counts) if p != self.me]
-            if settlement.wanted(number) > len(others):
+            if number not in settlement.begun and self._wants(
+                settlement, number, now, counts, alone
+            ):
                 picked.append(number)
         return picked
+
+    def _wants(
+        self, settlement: Settlement, number: int, now: Millis, counts: Counts, alone: bool
+    ) -> bool:
+        if number in self.held or number in self.answers or number in self.refused:
+            return False
+        others = [p for p in settlement.flying(number, now, counts) if p != self.me]
+        wanted = settlement.missing(number, others, now) > 0
+        if not wanted and alone and not others and self._audits(settlement, number):
+            self.audits[number] = wanted = True
+        return wanted and settlement.eligible_at(number, self.me) <= now
+
+    def _audits(self, settlement: Settlement, number: int) -> bool:
+        """Whether to run a certified unit once more, while its publisher is away.
+
+        Drawn by a private coin, so that nobody knows beforehand; and whatever rests on a single
+        vote once there is nothing else to do.
+        """
+        unit = settlement.units.get(number)
+        if unit is None or unit.state != "certified" or unit.certificate is None:
+            return False
+        if len(unit.certificate.votes) == 1 and not settlement.count("open"):
+            return unit.replicas == 1
+        drawn = hashlib.sha256(self.coin + settlement.job + number.to_bytes(8, "big")).digest()
+        return int.from_bytes(drawn[:8], "big") * MILLION < (
+            settlement.manifest.trust.audit_ppm * 2**64
+        )
 
     def release_all(self) -> list[Entry]:
         """Give every claim back (the owner stops the node)."""
@@ -196,18 +313,204 @@ class Volunteer(msgspec.Struct):
         self.held.clear()
         return [Release(numbers)] if numbers else []
 
+    # ---- commit and reveal -------------------------------------------------------------------
+
+    def _commit(self, settlement: Settlement) -> list[Effect]:
+        if self.making or not self.ready:
+            return []
+        items, self.ready = self.ready[:COMMIT_ITEMS_MAX], self.ready[COMMIT_ITEMS_MAX:]
+        self.making = True
+        # Attempts as of now: somebody may have revealed since the unit was run.
+        return [
+            MakeCommitments(
+                settlement.job,
+                tuple(
+                    msgspec.structs.replace(item, attempt=settlement.unit(item.unit).attempt)
+                    for item in items
+                ),
+            )
+        ]
+
+    def committed(
+        self,
+        settlement: Settlement,
+        seed: bytes,
+        items: tuple[RevealItem, ...],
+        commitments: tuple[bytes, ...],
+    ) -> tuple[list[Entry], list[Effect]]:
+        """The commitments are made: keep the seed, tell the others."""
+        self.making = False
+        if not items:
+            return [], []
+        own = OwnSeed(seed_hash(seed), seed, items)
+        self.batches.append(Batch(own))
+        entry = Commit(
+            own.seed_hash,
+            tuple(
+                CommitItem(item.unit, item.attempt, commitment)
+                for item, commitment in zip(items, commitments, strict=True)
+            ),
+        )
+        return [entry], [SaveSeed(settlement.job, own)]
+
+    def written(
+        self, settlement: Settlement, frame: FrameHash, entries: tuple[Entry, ...], now: Millis
+    ) -> None:
+        """A frame of our own is signed: where our commitments stand, and what is revealed."""
+        for index, entry in enumerate(entries):
+            if isinstance(entry, Commit):
+                for batch in self.batches:
+                    if batch.own.seed_hash == entry.seed_hash:
+                        batch.frame, batch.index = frame, index
+                        batch.reveal_by = Millis(now + settlement.manifest.trust.window_ms)
+            elif isinstance(entry, Reveal):
+                self.batches = [b for b in self.batches if b.own.seed != entry.seed]
+
+    def _reveal(self, settlement: Settlement, now: Millis, counts: Counts) -> list[Entry]:
+        entries: list[Entry] = []
+        for batch in self.batches:
+            if batch.frame is None or batch.revealed:
+                continue
+            if batch.reveal_by > now and not all(
+                settlement.unit(item.unit).attempt > item.attempt
+                or settlement.enough(item.unit, item.attempt, counts)
+                for item in batch.own.items
+            ):
+                continue
+            batch.revealed = True
+            seen: dict[FrameHash, bool] = {}
+            for item in batch.own.items:
+                for commits in settlement.unit(item.unit).commits.values():
+                    seen.update((c.frame, True) for c in commits if c.attempt == item.attempt)
+            entries.append(
+                Reveal(
+                    batch.frame,
+                    batch.index,
+                    batch.own.seed,
+                    batch.own.items,
+                    tuple(sorted(sorted(seen)[:SEEN_MAX])),
+                )
+            )
+        return entries
+
+    def due(self, now: Millis) -> list[int]:
+        """Units with which a comparison is to be tried again."""
+        ready = [number for number, at in self.compare_at.items() if at <= now]
+        for number in ready:
+            del self.compare_at[number]
+        return ready
+
+    # ---- what others revealed ----------------------------------------------------------------
+
+    def examine(
+        self,
+        settlement: Settlement,
+        numbers: list[int],
+        now: Millis,
+        counts: Counts,
+        present: Callable[[PeerId], bool],
+    ) -> list[Effect]:
+        """Look at units where something changed: open commitments to the same bytes, compare
+        others' answers with ours, and commit again where our vote came too late to count."""
+        effects: list[Effect] = []
+        by_digest: dict[Digest, list[OpenedCommitment]] = {}
+        for number in numbers:
+            answer = self.answers.get(number)
+            unit = settlement.units.get(number)
+            if answer is None or unit is None:
+                continue
+            for peer in sorted(unit.votes):
+                for vote in unit.votes[peer]:
+                    key = (number, vote.attempt, peer)
+                    if vote.digest == answer[0] and peer != self.me and key not in self.opened:
+                        self.opened[key] = True
+                        by_digest.setdefault(vote.digest, []).append(
+                            OpenedCommitment(number, vote.attempt, peer, vote.seed, vote.commitment)
+                        )
+            if unit.state not in ("open", "contested"):
+                continue
+            mine = unit.last_vote(self.me)
+            if mine is None:
+                continue
+            if self._left_out(settlement, number, now, counts):
+                self.ready.append(RevealItem(number, unit.attempt, *answer))
+            effects.extend(self._compare(settlement, number, now, present))
+        for digest, items in by_digest.items():
+            effects.append(CheckCommitments(settlement.job, digest, tuple(items)))
+        return effects
+
+    def _left_out(self, settlement: Settlement, number: int, now: Millis, counts: Counts) -> bool:
+        """Whether our vote does not count together with those of the others who agree."""
+        unit = settlement.units[number]
+        mine = unit.votes[self.me]
+        if unit.attempt <= mine[-1].attempt or unit.waiting(self.me) is not None:
+            return False
+        if len(unit.commits[self.me]) >= ATTEMPTS_A_PEER or any(
+            item.unit == number for item in self.ready
+        ):
+            return False
+        if unit.leading != mine[-1].digest or len(unit.holders(mine[-1].digest)) < 2:
+            return False
+        return not settlement.counts_for(number, self.me, mine[-1].digest, now, counts)
+
+    def _compare(
+        self,
+        settlement: Settlement,
+        number: int,
+        now: Millis,
+        present: Callable[[PeerId], bool],
+    ) -> list[Effect]:
+        unit = settlement.units[number]
+        digest, mine = unit.leading, self.answers[number][0]
+        soft = isinstance(settlement.manifest.comparison, Tolerance)
+        if not soft or digest is None or digest == mine:
+            return []
+        earlier = unit.endorsed.get(self.me)
+        if earlier is not None and (earlier.digest == digest or earlier.attempt >= unit.attempt):
+            return []
+        if (number, digest) in self.compared or number in self.compare_at:
+            return []
+        holders = unit.holders(digest)
+        sources = tuple(peer for peer, _ in holders if present(peer))
+        if not sources:
+            self.compare_at[number] = Millis(now + COMPARE_RETRY_MS)
+            return []
+        self.compared[number, digest] = "under way"
+        ref = BlobRef(cid_from_sha256(digest), 0, holders[0][1], bytes(digest))
+        return [Compare(settlement.job, number, ref, mine, sources)]
+
+    def compared_unit(
+        self, settlement: Settlement, number: int, digest: Digest, verdict: str, now: Millis
+    ) -> list[Entry]:
+        """Another's answer was compared with ours: endorse it if it is the same."""
+        if verdict == "unavailable":
+            self.compared.pop((number, digest), None)
+            self.compare_at[number] = Millis(now + COMPARE_RETRY_MS)
+            return []
+        self.compared[number, digest] = verdict
+        unit = settlement.unit(number)
+        mine = unit.last_vote(self.me)
+        earlier = unit.endorsed.get(self.me)
+        attempt = unit.attempt
+        if verdict != "same" or mine is None or mine.digest == digest:
+            return []
+        if earlier is not None and earlier.attempt >= attempt:
+            return []
+        return [Endorse(number, attempt, mine.ref, digest)]
+
+    # ---- what came of an execution -----------------------------------------------------------
+
     def executed_unit(
         self, settlement: Settlement, number: int, digest: Digest, length: int, wall_ms: int
-    ) -> list[Entry]:
-        """The output is durably here: vote for it, late or not."""
+    ) -> None:
+        """The output is durably here: it will be committed to, late or not."""
         self.held.pop(number, None)
         before = float(wall_ms) if self.mean_ms is None else self.mean_ms
         self.mean_ms = 0.8 * before + 0.2 * wall_ms
-        unit = settlement.unit(number)
-        if self.me in unit.votes or number in self.answered:
-            return []
-        self.answered[number] = True
-        return [Reveal(number, unit.attempt, digest, length)]
+        if number in self.answers or settlement.unit(number).final:
+            return
+        self._answer(number, digest, length)
+        self.ready.append(RevealItem(number, 0, digest, length))
 
     def faulted_unit(
         self, settlement: Settlement, number: int, kind: str, reason: str, now: Millis
@@ -223,24 +526,33 @@ class Volunteer(msgspec.Struct):
         often = self.mishaps.get(number, 0) >= MISHAPS_MAX
         if kind in RELEASED_FAULTS and not (often and kind == "crash"):
             if often:
-                self.answered[number] = True
+                self.refused[number] = True
             self.rescan_at = Millis(now + OPEN_RETRY_MS)  # others first: they may do better
             return [Release((number,))] if held is not None else []
         unit = settlement.unit(number)
-        if self.me in unit.votes or self.me in unit.failures or number in self.answered:
+        if self.me in unit.failures or number in self.answers or number in self.refused:
             return []
-        self.answered[number] = True
+        self.refused[number] = True
         return [Failure(number, unit.attempt, f"{kind}: {reason}"[:200])]
 
     def unavailable_unit(self, number: int, now: Millis) -> list[Entry]:
-        """The input could not be had: leave the unit to others, look again a little later."""
+        """The input could not be had (or the output is gone): leave the unit to others for now."""
         held = self.held.pop(number, None)
+        self.answers.pop(number, None)
+        self.making = False
         self.rescan_at = Millis(now + OPEN_RETRY_MS)
         return [Release((number,))] if held is not None else []
 
     def deadline(self, paused: bool) -> Millis | None:
+        """When this side wants to be ticked next."""
         times: list[Millis | None] = []
         if not paused:
             times.extend((self.open_at, self.rescan_at if self.open else None))
         times.extend(held.until if paused else held.renew_at for held in self.held.values())
+        times.extend(
+            batch.reveal_by
+            for batch in self.batches
+            if batch.frame is not None and not batch.revealed
+        )
+        times.extend(self.compare_at.values())
         return min((at for at in times if at is not None), default=None)

@@ -13,7 +13,9 @@ to the trust snapshot count for a result at most as often as known ones.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 import msgspec
@@ -187,16 +189,22 @@ def candidate(digest: Digest, ballots: Sequence[Ballot]) -> Candidate:
     return Candidate(digest, tuple(votes), tuple(ranked))
 
 
-def ranking(ballots: Sequence[Ballot], salt: bytes, unit: int) -> list[Candidate]:
-    """All results of a unit, the weightiest first: most voters, most checks, lowest hash."""
+def weight(stop: StopRule, votes: Sequence[int]) -> Fraction:
+    """How much the votes for one result weigh: their number, or the product of their odds."""
+    if isinstance(stop, FixedQuorum) or not votes:
+        return Fraction(len(votes))
+    return math.prod((credibility.odds(k, stop.faulty_ppm) for k in votes), start=Fraction(1))
+
+
+def ranking(ballots: Sequence[Ballot], stop: StopRule, salt: bytes, unit: int) -> list[Candidate]:
+    """All results of a unit, the weightiest first, ties by the lowest hash.
+
+    The first one represents the unit where results are compared within a tolerance.
+    """
     candidates = [candidate(digest, ballots) for digest in {b.digest: True for b in ballots}]
     return sorted(
         candidates,
-        key=lambda each: (
-            -len(each.votes),
-            -sum(each.checks),
-            tie_break(salt, unit, each.digest),
-        ),
+        key=lambda each: (-weight(stop, each.checks), tie_break(salt, unit, each.digest)),
     )
 
 

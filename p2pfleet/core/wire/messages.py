@@ -385,10 +385,15 @@ class AuthorPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
 
 class FramesSummary(_Message, frozen=True, tag="frames"):
-    """I take part in this job and hold these frames; send me the others that you have."""
+    """I take part in this job and hold these frames; send me the others that you have.
+
+    ``snapshot`` is the number of the newest trust snapshot that I hold for it, -1 without one; send
+    me a newer one, too.
+    """
 
     job: JobIdField
     positions: Annotated[tuple[AuthorPosition, ...], Meta(max_length=1024)]
+    snapshot: Annotated[int, Meta(ge=-1, lt=2**53)] = -1
 
 
 class Wanted(_Message, frozen=True, tag="wanted"):

@@ -46,6 +46,10 @@ class Behaviour:
         """The digest voted for, and whether its output is here; ``None``: no answer, ever."""
         return self.right(job, unit), True
 
+    def gives(self, output: Digest) -> bool:
+        """Whether an adversary lets others have an output of its own."""
+        return True
+
     # ---- for adversaries ---------------------------------------------------------------------
 
     @property
@@ -56,7 +60,8 @@ class Behaviour:
     def right(self, job: JobId, unit: int) -> Digest:
         """What an honest machine of this numeric class gets."""
         divergent = self.machine.world.divergent.get(job, 0.0)
-        return right_digest(job, unit, self.machine.kind.numeric_class, divergent)
+        salt = self.machine.world.salts.get(job, job)
+        return right_digest(salt, unit, self.machine.kind.numeric_class, divergent)
 
     def share(self, job: JobId, unit: int, who: bytes) -> bool:
         """Whether a unit is among the ``rate`` of all in which ``who`` misbehaves."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from p2pfleet.core.model.ids import PeerId
-from p2pfleet.core.wire.messages import Deliver, Message, Reveal
+from p2pfleet.core.model.ids import JobId, PeerId
+from p2pfleet.core.wire.messages import Deliver, Message, Reveal, RevealItem
 from p2pfleet.core.wire.verified import VerifiedFrame
 from p2pfleet.sim.adversaries.behaviour import Behaviour
 from p2pfleet.sim.signatures import seal, unseal
@@ -27,10 +27,16 @@ class Equivocator(Behaviour):
         frame = verified.frame
         entries = tuple(
             msgspec.structs.replace(
-                entry, digest=self.wrong(frame.job, entry.unit, self.machine.peer)
+                entry, items=tuple(self._other(frame.job, item) for item in entry.items)
             )
-            if isinstance(entry, Reveal) and self.share(frame.job, entry.unit, self.machine.peer)
+            if isinstance(entry, Reveal)
             else entry
             for entry in frame.entries
         )
         return (Deliver(seal(msgspec.structs.replace(frame, entries=entries))),)
+
+    def _other(self, job: JobId, item: RevealItem) -> RevealItem:
+        me = self.machine.peer
+        if not self.share(job, item.unit, me):
+            return item
+        return msgspec.structs.replace(item, digest=self.wrong(job, item.unit, me))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pfleet.core.model.ids import JobId
+from p2pfleet.core.model.ids import Digest, JobId
 from p2pfleet.sim.adversaries.behaviour import Behaviour
 from p2pfleet.sim.compute import Answer
 
@@ -15,5 +15,8 @@ class FreeRider(Behaviour):
 
     def answer(self, job: JobId, unit: int) -> Answer | None:
         if self.share(job, unit, self.machine.peer):
-            return self.wrong(job, unit, self.machine.peer), False
+            return self.wrong(job, unit, self.machine.peer), True
         return super().answer(job, unit)
+
+    def gives(self, output: Digest) -> bool:
+        return not self.active

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from p2pfleet.core.model.ids import JobId, PeerId
+from p2pfleet.core.model.ids import FrameHash, JobId, PeerId
 from p2pfleet.core.wire.messages import (
     Claim,
+    Commit,
+    CommitItem,
     Deliver,
     Entry,
     Frame,
@@ -16,6 +18,7 @@ from p2pfleet.core.wire.messages import (
     Message,
     Release,
     Reveal,
+    RevealItem,
 )
 from p2pfleet.sim.adversaries.behaviour import Behaviour
 from p2pfleet.sim.compute import OUTPUT_BYTES, Answer
@@ -55,7 +58,14 @@ class Spammer(Behaviour):
             entries: tuple[Entry, ...] = (
                 Claim(claimed),
                 Release(claimed[:1]),
-                Reveal(unit, 0, self.wrong(job.id, unit, bytes(8)), OUTPUT_BYTES),
+                Commit(bytes(32), (CommitItem(unit, 0, world.kernel.random.randbytes(32)),)),
+                Reveal(
+                    FrameHash(world.kernel.random.randbytes(32)),
+                    0,
+                    bytes(32),
+                    (RevealItem(unit, 0, self.wrong(job.id, unit, bytes(8)), OUTPUT_BYTES),),
+                    (),
+                ),
             )
             frame = Frame(job.manifest.network, job.id, machine.peer, 1 + life, number, entries)
             messages: tuple[Message, ...] = (

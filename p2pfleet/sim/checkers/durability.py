@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pfleet.core import effects as ef
-from p2pfleet.core.model.ids import PeerId
-from p2pfleet.core.rules.reputation import Record
 from p2pfleet.core.wire.messages import Deliver
 from p2pfleet.core.wire.verified import VerifiedFrame
 from p2pfleet.sim.checkers.checker import Checker
@@ -49,19 +47,22 @@ class Durability(Checker):
         node, disk = machine.node, machine.disk
         if node is None or not node.restored:
             return
-        stored = {peer: Record(*counts) for peer, counts in disk.records.items()}
-        known: dict[PeerId, Record] = {
-            peer: record for peer, record in node.standing.records.items() if record != Record()
-        }
-        if {peer: record for peer, record in stored.items() if record != Record()} != known:
+        if disk.records != node.standing.totals:
             self.violated(machine.name, "its records of peers are not those on its disk")
+        if sorted(disk.proofs) != sorted(node.standing.proved):
+            self.violated(machine.name, "its proofs of faults are not those on its disk")
         for job_id, job in node.jobs.items():
             if job_id not in disk.jobs:
                 self.violated(machine.name, "an open job is not on its disk", job_id)
                 continue
             saved = disk.jobs[job_id]
-            if saved.judged != job.settlement.judged:
-                self.violated(machine.name, "its judgements are not those on its disk", job_id)
+            moves = {
+                (unit, peer): kind
+                for peer, kinds in node.standing.moves.get(job_id, {}).items()
+                for unit, kind in kinds.items()
+            }
+            if saved.moves != moves:
+                self.violated(machine.name, "its moves of records are not those on disk", job_id)
             for number, unit in job.settlement.units.items():
                 row = saved.units.get(number)
                 if (row.state if row is not None else "open") != unit.state:

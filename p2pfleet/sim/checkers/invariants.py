@@ -14,7 +14,7 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.machines.publisher import FETCHES_MAX
-from p2pfleet.core.machines.settlement import Unit
+from p2pfleet.core.machines.units import Unit
 from p2pfleet.sim.checkers.checker import Checker
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Invariants(Checker):
             self.violated(machine.name, "a job is open and ended")
         for job in node.jobs.values():
             self._job(machine, job)
-        for peer, record in node.standing.records.items():
-            if record.agreed < 0 or record.contradicted < 0:
+        for (_, peer), record in node.standing.current.items():
+            if record.agreed < 0 or record.contradicted < 0 or record.milli < 0:
                 name = self.cluster.world.by_peer[peer].name
                 self.violated(machine.name, f"its record of {name} is below nothing")
 
@@ -76,7 +76,7 @@ class Invariants(Checker):
         for number, unit in settlement.units.items():
             self._unit(machine, job, number, unit)
             counts[unit.state] = counts.get(unit.state, 0) + 1
-            votes += len(unit.votes)
+            votes += sum(map(len, unit.votes.values()))
         counts["open"] += job.manifest.units - len(settlement.units)
         for state, count in counts.items():
             if settlement.count(state) != count:
@@ -88,7 +88,7 @@ class Invariants(Checker):
         if job.publisher is not None and len(job.publisher.fetching) > FETCHES_MAX:
             self.violated(machine.name, "fetches too much at once", job.id)
         if job.volunteer is not None:
-            both = sorted(set(job.volunteer.held) & set(job.volunteer.answered))
+            both = sorted(set(job.volunteer.held) & set(job.volunteer.answers))
             if both:
                 self.violated(machine.name, "holds a claim on what it answered", job.id, both[0])
 
@@ -104,7 +104,7 @@ class Invariants(Checker):
             wrong = "failed without a reason"
         elif any(peer in unit.failures for peer in unit.votes):
             wrong = "has a vote and a failure of one peer"
-        elif unit.wanted < 0 or (unit.final and unit.wanted):
-            wrong = f"is {unit.state} and wants {unit.wanted} replicas"
+        elif any(peer not in unit.commits for peer in unit.votes):
+            wrong = "has a vote without a commitment"
         if wrong:
             self.violated(machine.name, wrong, job.id, number)

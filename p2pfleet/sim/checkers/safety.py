@@ -12,9 +12,9 @@ from p2pfleet.core.rules.certificate import check_certificate
 from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import Certificate
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
-from p2pfleet.core.wire.verified import VerifiedFrame
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
 from p2pfleet.sim.checkers.checker import Checker
-from p2pfleet.sim.compute import right_digest
+from p2pfleet.sim.compute import output_of, right_digest
 from p2pfleet.sim.signatures import unseal
 
 if TYPE_CHECKING:
@@ -73,14 +73,36 @@ class Safety(Checker):
 
     def _right(self, job: JobId, unit: int, digest: Digest) -> bool:
         divergent = self.cluster.world.divergent[job]
+        salt = self.cluster.world.salts[job]
         classes = sorted({kind.numeric_class for kind in self.cluster.scenario.machines})
-        return any(right_digest(job, unit, each, divergent) == digest for each in classes)
+        return any(right_digest(salt, unit, each, divergent) == digest for each in classes)
+
+    def _records(self) -> None:
+        """No honest node has lost anything."""
+        for machine in self.cluster.machines:
+            if machine.node is None or not machine.honest:
+                continue
+            for (_, peer), record in sorted(machine.node.standing.current.items()):
+                other = self.cluster.world.by_peer[peer]
+                if other.honest and record.contradicted:
+                    self.violated(machine.name, f"holds an honest node, {other.name}, for wrong")
+            for peer in sorted(machine.node.standing.proved):
+                other = self.cluster.world.by_peer[peer]
+                if other.honest:
+                    self.violated(machine.name, f"has a proof against an honest one, {other.name}")
 
     def at_end(self) -> None:
+        self._records()
         """Every certificate holds, by the frames that its publisher kept."""
         for job, manifest in self.cluster.published.items():
             machine = self.cluster.publisher(job)
             frames: dict[FrameHash, VerifiedFrame] = {}
+            snapshots: dict[Digest, VerifiedSnapshot] = {}
+            stored = machine.disk.jobs.get(job)
+            for sealed in () if stored is None else stored.snapshots.values():
+                known = unseal(sealed)
+                assert isinstance(known, VerifiedSnapshot)
+                snapshots[known.hash] = known
             for key, sealed in machine.disk.frames.items():
                 verified = unseal(sealed)
                 if key[0] == job and isinstance(verified, VerifiedFrame):
@@ -89,7 +111,8 @@ class Safety(Checker):
             for number, row in sorted(units.items()):
                 if row.state == "settled":
                     certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
-                    fault = check_certificate(manifest, job, certificate, frames)
+                    output = output_of(certificate.digest)
+                    fault = check_certificate(manifest, job, certificate, frames, snapshots, output)
                     if fault is not None:
                         text = f"its certificate does not hold: {fault}"
                         self.violated(machine.name, text, job, number)

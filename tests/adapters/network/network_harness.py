@@ -18,7 +18,7 @@ from p2pfleet.adapters.network import NetworkConfig, open_network
 from p2pfleet.core.errors import ACCEPT, Verdict
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_of
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.ports import Connected, Disconnected, Validator
+from p2pfleet.ports import BlobGate, Connected, Disconnected, Validator
 
 NETWORK = NetworkId(hashlib.sha256(b"a network of tests").digest())
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.places: dict[Cid, tuple[Path, int, int]] = {}
+        self.looked_up: list[Cid] = []
 
     def put(self, data: bytes, name: Cid | None = None) -> Cid:
         cid = name or cid_of(data)
@@ -80,6 +81,7 @@ class Shelf:
         return cid
 
     def locate(self, cid: Cid) -> tuple[Path, int, int] | None:
+        self.looked_up.append(cid)
         return self.places.get(cid)
 
 
@@ -125,6 +127,10 @@ def accept(peer: PeerId, data: bytes) -> Verdict:
     return ACCEPT
 
 
+def anybody(peer: PeerId, cid: Cid) -> bool:
+    return True
+
+
 def node(
     number: int,
     bootstrap: tuple[str, ...] = (),
@@ -133,6 +139,7 @@ def node(
     validator: Validator = accept,
     book: Book | None = None,
     blobs: Any = None,
+    may_fetch: BlobGate = anybody,
     network: NetworkId = NETWORK,
 ) -> AbstractAsyncContextManager[Any]:
     """Open the network as node ``number``."""
@@ -143,6 +150,7 @@ def node(
         validator=validator,
         addresses=book or Book(),
         blobs=blobs or Shelf(Path()),
+        may_fetch=may_fetch,
         clock=RealClock(),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from network_harness import (
 
 from p2pfleet.adapters.network.streams import frame, open_stream, read_message
 from p2pfleet.core.errors import P2pfleetError
-from p2pfleet.core.model.ids import NetworkId, cid_of
+from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_of
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire import codec
 from p2pfleet.core.wire.messages import BlobHeader, BlobRequest
@@ -31,6 +32,17 @@ from p2pfleet.core.wire.names import BLOB_PROTOCOL
 from p2pfleet.ports import BlobNotFound, Disconnected
 
 BIG = noise(20_000_000, 20)
+
+
+async def answers_to(asker: Any, server: Any, *requests: BlobRequest) -> list[bytes]:
+    """The header that each request gets, as it comes over one stream; nothing may follow it."""
+    stream = await open_stream(asker._host, server._host.get_id(), BLOB_PROTOCOL)
+    answers = []
+    for request in requests:
+        await stream.write(frame(codec.encode(request)))
+        answers.append(await read_message(stream, 64))
+    await stream.reset()
+    return answers
 
 
 @trio_test(60)
@@ -200,3 +212,65 @@ async def test_a_full_disk_comes_out_of_the_fetch(tmp_path: Path) -> None:
         partial.on_write = full
         with pytest.raises(P2pfleetError, match="disk is full"):
             await b.bulk.fetch(partial, [a.peer])
+
+
+# ---- who may fetch -----------------------------------------------------------------------------
+
+
+@trio_test(30)
+async def test_a_blob_goes_to_those_only_who_may_have_it(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    held, free = noise(5_000, 1), noise(5_000, 2)
+    for data in (held, free):
+        shelf.put(data)
+    asked: list[tuple[PeerId, Cid]] = []
+    friends: set[PeerId] = set()
+
+    def may_fetch(peer: PeerId, cid: Cid) -> bool:
+        asked.append((peer, cid))
+        return cid != cid_of(held) or peer in friends
+
+    async with (
+        node(1, blobs=shelf, may_fetch=may_fetch) as a,
+        node(2, a.addresses) as b,
+        node(3, a.addresses) as c,
+    ):
+        await meet(a, b, c)
+        friends.add(b.peer)
+        for friend, data in ((b, held), (b, free), (c, free)):
+            partial = MemoryPartial(ref_of(data))
+            assert await friend.bulk.fetch(partial, [a.peer]) == a.peer
+            assert bytes(partial.data) == data
+        with pytest.raises(BlobNotFound, match="has it not"):
+            await c.bulk.fetch(MemoryPartial(ref_of(held)), [a.peer])
+        part = BlobRef(cid_of(held), 10, 20, hashlib.sha256(held[10:30]).digest())
+        with pytest.raises(BlobNotFound, match="has it not"):
+            await c.bulk.fetch(MemoryPartial(part), [a.peer])
+        assert {peer for peer, cid in asked if cid == cid_of(held)} == {b.peer, c.peer}
+        assert asked[-1] == (c.peer, cid_of(held)), "also for a range of it"
+        friends.add(c.peer)
+        assert await c.bulk.fetch(MemoryPartial(part), [a.peer]) == a.peer, "it is asked each time"
+
+
+@trio_test(30)
+async def test_a_blob_that_is_denied_is_answered_and_looked_for_as_one_that_is_not_here(
+    tmp_path: Path,
+) -> None:
+    shelf = Shelf(tmp_path)
+    held = shelf.put(noise(5_000, 1))
+    ranges = [(0, 5_000), (0, 0), (4_999, 1), (0, 5_001), (5_000, 0), (10**6, 7)]
+    async with (
+        node(1, blobs=shelf, may_fetch=lambda peer, cid: cid != held) as a,
+        node(2, a.addresses) as b,
+    ):
+        await meet(a, b)
+        answers = []
+        for cid in (held, cid_of(b"not here")):
+            requests = [BlobRequest(NETWORK, cid, *place) for place in ranges]
+            answers.append(await answers_to(b, a, *requests))
+        assert answers[0] == answers[1]
+        assert set(answers[0]) == {codec.encode(BlobHeader(found=False, length=0))}
+        assert len(shelf.looked_up) == 2 * len(ranges), "which takes its time in both cases"
+        assert held not in shelf.looked_up, "what nobody was given was not used either"
+        assert await answers_to(b, a, BlobRequest(NETWORK, held, 0, 1)) == answers[0][:1]
+        assert shelf.looked_up[-1] == shelf.looked_up[0], "the same place each time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from p2pfleet.adapters.sandbox.inside.admission.onnx_graph import (
 from p2pfleet.adapters.sandbox.inside.admission.onnx_tensor import MAX_AXES
 from p2pfleet.adapters.sandbox.inside.admission.walk import MAX_CALLS, MAX_ROUNDS
 from p2pfleet.adapters.sandbox.inside.terms import MAX_REASON_CHARS
-from tests.hostile import HOSTILE, Hostile, bombs, malformed, readers
+from tests.hostile import HOSTILE, Hostile, bombs, malformed, overflowing, readers
 from tests.hostile.building import (
     BOOL,
     FLOAT,
@@ -71,7 +72,7 @@ def one(op: str, inputs: list[str] | None = None, **attributes: Any) -> bytes:
 RULES = (
     "one file", "standard operators", "deterministic operators", "numbers only",
     "tensors in and out", "bounded loops", "bounded functions", "bounded size", "sound shapes",
-    "sound attributes", "inference only", "no settings", "an ONNX model",
+    "sound attributes", "reproducible products", "inference only", "no settings", "an ONNX model",
 )  # fmt: skip
 
 
@@ -477,6 +478,50 @@ def test_what_onnx_wants_positive_is_positive() -> None:
     for attribute in ("strides", "kernel_shape", "dilations"):
         assert rule(one("MaxPool", **{attribute: [1, 1]})) == ""
         assert rule(one("MaxPool", **{attribute: [1, 0]})) == "sound attributes"
+
+
+# ---- products of bytes -----------------------------------------------------------------------
+
+U8, S8 = overflowing.BYTES["x"], overflowing.BYTES["w"]
+
+
+@pytest.mark.parametrize(
+    "admitted",
+    [
+        partial(overflowing.product, U8, S8, constant=True),
+        partial(overflowing.product, U8, S8.astype(np.uint8), constant=False),
+        partial(overflowing.product, U8.astype(np.int8), S8, constant=False),
+        partial(overflowing.qlinear, "QLinearMatMul", constant=True),
+        partial(overflowing.qlinear, "QLinearConv", constant=True),
+        partial(overflowing.convolution, np.uint8, np.int8),
+        partial(overflowing.convolution, np.uint8, np.uint8),
+        partial(overflowing.between_dequantised, constant=True),
+        partial(overflowing.between_dequantised, constant=True, moved=True),
+        partial(overflowing.between_dequantised, zero="zu"),
+        partial(overflowing.dynamic, both=True),
+        partial(overflowing.dynamic, both=False),
+        partial(overflowing.in_a_branch, own=True),
+    ],
+)
+def test_products_of_bytes_are_admitted_where_every_cpu_agrees(
+    admitted: Callable[[], bytes],
+) -> None:
+    assert sentence(admitted()) == ""
+
+
+def test_a_refused_product_says_what_to_do() -> None:
+    told = sentence(overflowing.product(U8, S8, constant=False))
+    assert told == (
+        'node 0 (MatMulInteger) breaks the rule "reproducible products": it multiplies uint8 by '
+        "int8 that is no constant of its own graph, which differs between CPUs (use uint8 for both)"
+    )
+    contrib = model(
+        [node("DynamicQuantizeMatMul", ["x", "w", "s"], Y, domain="com.microsoft")],
+        {"s": np.float32(0.1)},
+        inputs=[value("x"), value("w", TensorProto.INT8, [8, 4])],
+        imports={"com.microsoft": 1},
+    )
+    assert "by int8 that is no constant" in sentence(contrib, contrib_ops=True)
 
 
 # ---- the rest --------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import itertools
 import sys
 from pathlib import Path
 
-from stored_values import JOB, content, save_frame, save_job, wanted
+from stored_values import JOB, content, own_seed, save_frame, save_job, wanted
 
 from p2pfleet.adapters.store import FilePacks, SqliteStore
-from p2pfleet.core.effects import Judgement, SaveJudgements, SaveUnits, UnitRow
+from p2pfleet.core.effects import Move, SaveMoves, SaveSeed, SaveUnits, UnitRow
 from p2pfleet.core.model.ids import PeerId, cid_of, sha256
 
 
@@ -23,16 +23,17 @@ def acknowledge(number: int) -> None:
 
 
 def write_frames(folder: Path, first: int) -> None:
-    """Each transaction holds a frame, its ledger line and its judgement: all three or none."""
+    """Each transaction holds a seed, a frame, its ledger line and its move: all four or none."""
     store = SqliteStore.open(folder / "store.sqlite")
     store.apply([save_job()])
     for number in itertools.count(first):
         peer = PeerId(sha256(b"%d" % number))
         store.apply(
             [
+                SaveSeed(JOB, own_seed(number)),
                 save_frame(number),
                 SaveUnits(job=JOB, rows=(UnitRow(number, "certified", b"%d" % number),)),
-                SaveJudgements(job=JOB, rows=(Judgement(number, peer, True),)),
+                SaveMoves(JOB, (Move(number, peer, "matched"),)),
             ]
         )
         acknowledge(number)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
-from p2pfleet.core.effects import SaveFrame, SaveJob, SaveRequirement
+from p2pfleet.core.effects import OwnSeed, SaveFrame, SaveJob, SaveRequirement
 from p2pfleet.core.model.ids import (
     Cid,
     Digest,
+    FrameHash,
     JobId,
     NetworkId,
     PeerId,
@@ -16,8 +17,10 @@ from p2pfleet.core.model.ids import (
     sha256,
 )
 from p2pfleet.core.model.job import BlobRef, Exact, FixedQuorum, Limits
+from p2pfleet.core.rules import commitment
 from p2pfleet.core.wire import codec
 from p2pfleet.core.wire.messages import (
+    COMMIT_ITEMS_MAX,
     Claim,
     Closure,
     Entry,
@@ -25,7 +28,9 @@ from p2pfleet.core.wire.messages import (
     Manifest,
     Requirement,
     Reveal,
+    RevealItem,
     Sealed,
+    Snapshot,
     job_id,
 )
 
@@ -107,11 +112,42 @@ def save_requirement(sequence: int, onnxruntime: str = "1.32.0") -> SaveRequirem
     return SaveRequirement(sealed(body, CAROL))
 
 
-def reveals(count: int) -> tuple[Reveal, ...]:
+def answers(first: int, end: int) -> tuple[RevealItem, ...]:
     return tuple(
-        Reveal(unit=unit, attempt=0, digest=Digest(sha256(b"%d" % unit)), length=100)
-        for unit in range(count)
+        RevealItem(unit=unit, attempt=0, digest=Digest(sha256(b"%d" % unit)), length=100)
+        for unit in range(first, end)
     )
+
+
+def reveals(count: int) -> tuple[Reveal, ...]:
+    """As many entries as it takes to reveal so many units."""
+    return tuple(
+        Reveal(
+            commit=FrameHash(sha256(b"a frame")),
+            index=0,
+            seed=sha256(b"a seed"),
+            items=answers(first, min(count, first + COMMIT_ITEMS_MAX)),
+            seen=(),
+        )
+        for first in range(0, count, COMMIT_ITEMS_MAX)
+    )
+
+
+def own_seed(number: int, count: int = 3) -> OwnSeed:
+    seed = sha256(b"seed %d" % number)
+    return OwnSeed(commitment.seed_hash(seed), seed, answers(0, count))
+
+
+def snapshot(number: int) -> Sealed:
+    body = Snapshot(
+        network=NETWORK,
+        publisher=ALICE,
+        model_class="any",
+        number=number,
+        issued_ms=3,
+        records=(),
+    )
+    return sealed(body, ALICE)
 
 
 def content(number: int, length: int) -> bytes:

@@ -13,10 +13,10 @@ from pathlib import Path
 import crash_points
 import pytest
 from crash_child import blob, pack
-from stored_values import JOB, frame, save_frame, wanted
+from stored_values import JOB, frame, own_seed, save_frame, wanted
 
 from p2pfleet.adapters.store import FilePacks, SqliteStore
-from p2pfleet.core.effects import Judgement
+from p2pfleet.core.effects import Move
 from p2pfleet.core.model.ids import PeerId, cid_of, parse_cid, sha256
 
 CHILD = Path(__file__).with_name("crash_child.py")
@@ -62,10 +62,10 @@ def test_acknowledged_writes_survive_a_kill_and_transactions_are_whole(
         assert count > acknowledged
         assert frames == [frame(number) for number in range(count)]
         assert store.units(JOB) == [(n, "certified", b"%d" % n) for n in range(count)]
-        assert store.judged(JOB) == [
-            Judgement(n, PeerId(sha256(b"%d" % n)), True) for n in range(count)
+        assert store.seeds(JOB) == [own_seed(n) for n in range(count)]
+        assert store.moves(JOB) == [
+            Move(n, PeerId(sha256(b"%d" % n)), "matched") for n in range(count)
         ]
-        assert len(store.judgements()) == count
         store.apply([save_frame(count - 1)])
         store.close()
         first = count

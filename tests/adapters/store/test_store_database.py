@@ -10,13 +10,31 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stored_values import BOB, JOB, content, frame, reveals, save_frame, save_job, save_requirement
+from stored_values import (
+    BOB,
+    CAROL,
+    JOB,
+    content,
+    frame,
+    reveals,
+    save_frame,
+    save_job,
+    save_requirement,
+)
 
 from p2pfleet.adapters.store import SqliteStore, schema, sqlite_store
 from p2pfleet.adapters.store.database import Database, DatabaseKind
 from p2pfleet.adapters.store.durable_file import os_errors_explained
-from p2pfleet.core.effects import SaveFrame
+from p2pfleet.core.effects import (
+    CloseJob,
+    Move,
+    RecordRow,
+    SaveFrame,
+    SaveMoves,
+)
 from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.model.ids import PeerId
+from p2pfleet.core.model.record import Record
 
 
 @pytest.fixture
@@ -93,6 +111,58 @@ def test_a_store_from_before_requirements_can_keep_one(
     assert store.requirement() is None
     store.apply([save_requirement(1)])
     assert store.requirement() == save_requirement(1).requirement
+    store.close()
+
+
+def judge(path: Path, job: object, *rows: tuple[int, PeerId, bool]) -> None:
+    """What a p2pfleet of before moves wrote into its table of judgements."""
+    with closing(sqlite3.connect(path)) as connection:
+        for unit, peer, agreed in rows:
+            connection.execute("INSERT OR IGNORE INTO peers (peer) VALUES (?)", (peer,))
+            connection.execute(
+                "INSERT INTO judgements SELECT jobs.number, ?, peers.number, ? FROM jobs, peers"
+                " WHERE jobs.job = ? AND peers.peer = ?",
+                (unit, agreed, job, peer),
+            )
+        connection.commit()
+
+
+def test_judgements_of_an_older_store_become_moves_and_those_of_ended_jobs_records(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = save_job(1).job
+    with monkeypatch.context() as patch:
+        with_versions(patch, *schema.MIGRATIONS[:2])
+        filled(path)
+        store = SqliteStore.open(path)
+        store.apply([save_job(1), save_requirement(1), CloseJob(ended, "completed", None)])
+        store.close()
+        judge(path, JOB, (2, CAROL, False), (1, BOB, True))
+        judge(path, ended, (7, CAROL, True), (3, CAROL, True), (3, BOB, False), (9, CAROL, False))
+
+    store = SqliteStore.open(path)
+
+    assert store.moves(JOB) == [Move(1, BOB, "matched"), Move(2, CAROL, "contradicted")]
+    assert sorted(store.moves(ended), key=lambda move: (move.unit, move.kind)) == [
+        Move(3, BOB, "contradicted"),
+        Move(3, CAROL, "matched"),
+        Move(7, CAROL, "matched"),
+        Move(9, CAROL, "contradicted"),
+    ]
+    assert [line[:3] for line in store.story(BOB)] == [
+        (JOB, 1, "matched"),
+        (ended, 3, "contradicted"),
+    ]
+    assert store.records() == sorted(
+        [RecordRow("any", BOB, Record(0, 1)), RecordRow("any", CAROL, Record(2, 1))],
+        key=lambda row: row.peer,
+    )
+    assert len(store.job_frames(JOB)) == 40
+    assert store.requirement() == save_requirement(1).requirement
+    tables = store._database.rows("SELECT name FROM sqlite_master WHERE name = 'judgements'")
+    assert tables == []
+    store.apply([SaveMoves(JOB, (Move(2, CAROL, "matched"), Move(0, CAROL, "audited")))])
+    assert [move.unit for move in store.moves(JOB)] == [1, 2, 0]
     store.close()
 
 

@@ -40,7 +40,8 @@ def serve() -> None:
     """Answer until the node closes its end; what is asked first says what for.
 
     ``["probe", 0]``: the numeric class of this machine. ``["job", terms, size]`` and a model: load
-    it; then ``[number, bundle or size]``: run it.
+    it; then ``[number, "count", size]`` and shapes: say how much work a unit is; then
+    ``[number, bundle or size]``: run it.
     """
     from .terms import EXIT_MEMORY
 
@@ -137,9 +138,12 @@ def _probe(channel: _Channel) -> None:
 
 
 def _work(channel: _Channel, raw_terms: list[Any], model_bytes: bytearray) -> None:
+    import msgpack
+
     from .model import Fault, Model
     from .terms import INLINE_BYTES, MAX_REASON_CHARS, Terms
     from .warm import warm_up
+    from .work import count_for
 
     terms = Terms(*raw_terms)
     limits = channel.limits
@@ -161,10 +165,22 @@ def _work(channel: _Channel, raw_terms: list[Any], model_bytes: bytearray) -> No
     except Fault as fault:
         fail(0, fault)
         return
-    model_bytes.clear()
 
     while True:
-        number, bundle = channel.receive()
+        number, *asked, bundle = channel.receive()
+        if asked:
+            # How much work a unit is: before the first one, while the model's bytes are there.
+            limits.start_cpu(terms.load_cpu_ms)
+            try:
+                work = count_for(bytes(model_bytes), msgpack.unpackb(bundle))
+            except Fault as fault:
+                fail(number, fault)
+                return
+            finally:
+                limits.stop_cpu()
+            channel.send(["counted", number, work])
+            continue
+        model_bytes.clear()
         started = time.process_time()
         limits.start_cpu(terms.cpu_ms)
         try:

@@ -13,6 +13,7 @@ from .kernel import SharedMapping
 from .lockdown import CpuBudget, Locks, lock_down
 from .model import Fault, Model
 from .terms import INLINE_BYTES, MAX_MESSAGE_BYTES, MAX_REASON_CHARS, OWN_FD, Terms
+from .work import count_for
 
 CHANNEL = 0
 
@@ -61,11 +62,21 @@ def live(terms: Terms, origin: Origin, fds: tuple[int, int, int, int]) -> None:
     except Fault as fault:
         _send_fault(0, fault)
         return
-    model_bytes.unmap()
 
     message = memoryview(bytearray(MAX_MESSAGE_BYTES + 1))
     while size := channel.readinto(message):
-        number, payload = msgpack.unpackb(message[:size])
+        number, payload, *asked = msgpack.unpackb(message[:size])
+        if asked:
+            # How much work a unit is: before the first one, while the model's bytes are there.
+            budget.start(terms.load_cpu_ms)
+            try:
+                _send(["counted", number, count_for(model_bytes.view, payload)])
+            except Fault as fault:
+                _send_fault(number, fault)
+                return
+            budget.stop()
+            continue
+        model_bytes.unmap()
         started = time.process_time()
         budget.start(terms.cpu_ms)
         bundle = inputs.view[:payload] if isinstance(payload, int) else memoryview(payload)

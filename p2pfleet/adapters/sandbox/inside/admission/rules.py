@@ -15,6 +15,7 @@ from math import prod
 
 from .onnx_graph import Attribute, FunctionKey, OnnxModel, normal
 from .onnx_tensor import ELEMENT_TYPES, MAX_AXES, STRING, SparseTensor, Tensor
+from .products import PRODUCTS, overflows
 from .protobuf import Wire
 from .refusal import THE_MODEL, Place, shown
 from .scope import Site
@@ -26,6 +27,7 @@ NUMBERS_ONLY = "numbers only"
 TENSORS_IN_AND_OUT = "tensors in and out"
 SOUND_SHAPES = "sound shapes"
 SOUND_ATTRIBUTES = "sound attributes"
+REPRODUCIBLE_PRODUCTS = "reproducible products"
 INFERENCE_ONLY = "inference only"
 NO_SETTINGS = "no settings"
 
@@ -189,7 +191,20 @@ LEAST: dict[str, tuple[tuple[bytes, int], ...]] = {
 }  # fmt: skip
 
 
-SUSPECT_OPS = frozenset((*LEAST, *_RANDOM, *_CONTRIB_RANDOM, "Dropout", "ConstantOfShape", *_TEXT))
+SUSPECT_OPS = (
+    frozenset((*LEAST, *_RANDOM, *_CONTRIB_RANDOM, "Dropout", "ConstantOfShape", *_TEXT)) | PRODUCTS
+)
+
+
+def reproducible_product(site: Site) -> None:
+    """It does not multiply bytes in a way that comes out otherwise on other CPUs (``products``).
+
+    No tolerance mends that: honest volunteers would differ by a quarter of the largest element.
+    """
+    if site.node.op in PRODUCTS:
+        why = overflows(site)
+        if why:
+            raise site.refuse(REPRODUCIBLE_PRODUCTS, why)
 
 
 def sound_constant_shape(site: Site) -> None:

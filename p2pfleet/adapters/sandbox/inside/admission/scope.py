@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from .onnx_graph import Attribute, Graph, Node, normal
+from .onnx_graph import Attribute, Graph, Node, Value, normal
 from .onnx_tensor import Tensor
 from .protobuf import Wire
-from .refusal import Place, Refusal
+from .refusal import THE_MODEL, Place, Refusal
+
+Maker = Tensor | Value | Node | None
+"""Where a value comes from; ``None`` if several say so."""
 
 
 class Scope:
@@ -21,6 +24,7 @@ class Scope:
         self._graph = graph
         self._outer = outer
         self._names: dict[bytes, Tensor | Attribute | None] | None = None
+        self._makers: dict[bytes, Maker] | None = None
 
     def integers(self, name: bytes, most: int) -> list[int] | None:
         """The value of ``name``, if it is a constant of at most ``most`` integers."""
@@ -31,6 +35,42 @@ class Scope:
                 return self._value(names[name], most)
             scope = scope._outer
         return None
+
+    def constant_here(self, name: bytes) -> bool:
+        """Whether ``name`` is a constant of this very graph that nobody can feed instead."""
+        return self._named().get(name) is not None and all(
+            value.name != name for value in self._graph.inputs
+        )
+
+    def maker(self, name: bytes) -> tuple[Scope, Maker] | None:
+        """Where the value ``name`` comes from, and in which graph; ``None`` if it is nowhere."""
+        scope: Scope | None = self
+        while scope is not None:
+            makers = scope._made()
+            if name in makers:
+                return scope, makers[name]
+            scope = scope._outer
+        return None
+
+    def site(self, node: Node) -> Site:
+        """A node of this graph, to be looked at."""
+        return Site(self._wire, self, THE_MODEL, node)
+
+    def _made(self) -> dict[bytes, Maker]:
+        if self._makers is None:
+            makers: dict[bytes, Maker] = {
+                tensor.name: tensor for tensor in self._graph.initializers
+            }
+            for value in self._graph.inputs:
+                makers.setdefault(value.name, value)
+            for node in self._graph.nodes:
+                for span in node.outputs:
+                    if span[0] == span[1]:
+                        continue  # an output that is left out
+                    name = self._wire.copy(*span)
+                    makers[name] = None if name in makers else node
+            self._makers = makers
+        return self._makers
 
     def _value(self, given: Tensor | Attribute | None, most: int) -> list[int] | None:
         if isinstance(given, Tensor):
@@ -81,6 +121,11 @@ class Site:
     def input(self, index: int) -> bytes:
         """The name of one of its inputs; empty if it is not given."""
         spans = self.node.inputs
+        return self.wire.copy(*spans[index]) if index < len(spans) else b""
+
+    def output(self, index: int) -> bytes:
+        """The name of one of its outputs; empty if it is not given."""
+        spans = self.node.outputs
         return self.wire.copy(*spans[index]) if index < len(spans) else b""
 
     @property

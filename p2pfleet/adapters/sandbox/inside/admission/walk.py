@@ -150,6 +150,7 @@ class Walk:
         node = site.node
         rules.deterministic_operator(site)
         rules.numbers_only(site)
+        rules.reproducible_product(site)
         if node.op in rules.LEAST and not normal(node.domain):
             rules.sound_attributes(site)
         if node.op == "ConstantOfShape" and not normal(node.domain):

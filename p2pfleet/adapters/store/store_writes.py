@@ -1,0 +1,238 @@
+"""How each kind of write changes the tables of the store: one function a kind."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from p2pfleet.core.effects import (
+    CloseJob,
+    ForgetJob,
+    SaveFrame,
+    SaveJob,
+    SaveMoves,
+    SaveProof,
+    SaveRecords,
+    SaveRequirement,
+    SaveSeed,
+    SaveSnapshot,
+    SaveUnits,
+    VoidMoves,
+    Write,
+)
+from p2pfleet.core.rules import commitment
+from p2pfleet.core.wire import codec
+from p2pfleet.core.wire.messages import Hash, RevealItem, Sealed
+
+
+class _FrameHead(msgspec.Struct, frozen=True, array_like=True, tag="p2pfleet/1/frame"):
+    """The first fields of a frame. The frame was verified when it came; its entries, which can
+    be a thousand, are skipped here instead of decoded once more."""
+
+    network: bytes
+    job: bytes
+    author: bytes
+    incarnation: int
+    sequence: int
+
+
+class SeedData(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is kept of a seed under its hash."""
+
+    seed: Hash
+    items: tuple[RevealItem, ...]
+
+
+_head_decoder = msgspec.msgpack.Decoder(_FrameHead)
+
+
+def carry_out(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
+    """Carry the writes out in their order, inside the caller's transaction.
+
+    A write about a job that was never saved, and one that contradicts itself, is our own mistake:
+    AssertionError (or sqlite3.IntegrityError).
+    """
+    # Neighbours of one kind go to SQLite together; the order stays.
+    for kind, run in itertools.groupby(writes, key=type):
+        _WRITERS[kind](connection, list(run))
+
+
+def _save_jobs(connection: sqlite3.Connection, writes: Sequence[SaveJob]) -> None:
+    connection.executemany(
+        "INSERT INTO jobs (job, manifest, own) VALUES (?, ?, ?) ON CONFLICT (job) DO NOTHING",
+        [(write.job, codec.encode(write.manifest), write.own) for write in writes],
+    )
+
+
+def _close_jobs(connection: sqlite3.Connection, writes: Sequence[CloseJob]) -> None:
+    for write in writes:
+        closure = None if write.closure is None else codec.encode(write.closure)
+        changed = connection.execute(
+            "UPDATE jobs SET state = ?, closure = ? WHERE job = ?",
+            (write.state, closure, write.job),
+        ).rowcount
+        if changed != 1:
+            raise AssertionError(f"job {write.job.hex()} is closed but was never saved")
+
+
+def _save_frames(connection: sqlite3.Connection, writes: Sequence[SaveFrame]) -> None:
+    heads = [_head(write.frame) for write in writes]
+    for head, write in zip(heads, writes, strict=True):
+        if head.job != write.job:
+            raise AssertionError(f"a frame of job {head.job.hex()} is saved under another")
+    _number_peers(connection, (head.author for head in heads))
+    connection.executemany(
+        "INSERT INTO frames (job, author, incarnation, sequence, sealed)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?),"
+        "  (SELECT number FROM peers WHERE peer = ?), ?, ?, ?)"
+        " ON CONFLICT (job, author, incarnation, sequence) DO NOTHING",
+        [
+            (head.job, head.author, head.incarnation, head.sequence, codec.encode(write.frame))
+            for head, write in zip(heads, writes, strict=True)
+        ],
+    )
+
+
+def _head(frame: Sealed) -> _FrameHead:
+    try:
+        return _head_decoder.decode(frame.body)
+    except msgspec.MsgspecError as error:
+        raise AssertionError(f"what is saved as a frame is none: {error}") from error
+
+
+def _save_units(connection: sqlite3.Connection, writes: Sequence[SaveUnits]) -> None:
+    connection.executemany(
+        "INSERT INTO units (job, unit, state, detail)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?, ?, ?)"
+        " ON CONFLICT (job, unit)"
+        " DO UPDATE SET state = excluded.state, detail = excluded.detail",
+        [(write.job, row.unit, row.state, row.detail) for write in writes for row in write.rows],
+    )
+
+
+def _save_seeds(connection: sqlite3.Connection, writes: Sequence[SaveSeed]) -> None:
+    for write in writes:
+        if commitment.seed_hash(write.seed.seed) != write.seed.seed_hash:
+            raise AssertionError("a seed is saved under another's hash")
+    connection.executemany(
+        "INSERT INTO seeds (job, seed_hash, data)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?, ?)"
+        " ON CONFLICT (job, seed_hash) DO NOTHING",
+        [
+            (
+                write.job,
+                write.seed.seed_hash,
+                codec.encode(SeedData(write.seed.seed, write.seed.items)),
+            )
+            for write in writes
+        ],
+    )
+
+
+def _save_moves(connection: sqlite3.Connection, writes: Sequence[SaveMoves]) -> None:
+    rows = [(write.job, row) for write in writes for row in write.rows]
+    _number_peers(connection, (row.peer for _, row in rows if row.kind))
+    for kept, run in itertools.groupby(rows, key=lambda each: bool(each[1].kind)):
+        if kept:
+            connection.executemany(
+                "INSERT INTO moves (job, unit, peer, kind)"
+                " VALUES ((SELECT number FROM jobs WHERE job = ?), ?,"
+                "  (SELECT number FROM peers WHERE peer = ?), ?)"
+                " ON CONFLICT (job, unit, peer) DO UPDATE SET kind = excluded.kind",
+                [(job, row.unit, row.peer, row.kind) for job, row in run],
+            )
+        else:
+            connection.executemany(
+                "DELETE FROM moves WHERE job = (SELECT number FROM jobs WHERE job = ?)"
+                " AND unit = ? AND peer = (SELECT number FROM peers WHERE peer = ?)",
+                [(job, row.unit, row.peer) for job, row in run],
+            )
+
+
+def _void_moves(connection: sqlite3.Connection, writes: Sequence[VoidMoves]) -> None:
+    connection.executemany(
+        "DELETE FROM moves WHERE job = (SELECT number FROM jobs WHERE job = ?)",
+        [(write.job,) for write in writes],
+    )
+
+
+def _save_records(connection: sqlite3.Connection, writes: Sequence[SaveRecords]) -> None:
+    rows = [row for write in writes for row in write.rows]
+    _number_peers(connection, (row.peer for row in rows))
+    connection.executemany(
+        "INSERT INTO records (model_class, peer, agreed, contradicted, milli, faults)"
+        " VALUES (?, (SELECT number FROM peers WHERE peer = ?), ?, ?, ?, ?)"
+        " ON CONFLICT (model_class, peer) DO UPDATE SET agreed = excluded.agreed,"
+        "  contradicted = excluded.contradicted, milli = excluded.milli, faults = excluded.faults",
+        [(row.model_class, row.peer, *msgspec.structs.astuple(row.record)) for row in rows],
+    )
+
+
+def _save_snapshots(connection: sqlite3.Connection, writes: Sequence[SaveSnapshot]) -> None:
+    connection.executemany(
+        "INSERT INTO snapshots (job, hash, sealed)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?, ?)"
+        " ON CONFLICT (job, hash) DO NOTHING",
+        [(write.job, write.snapshot.hash, codec.encode(write.snapshot)) for write in writes],
+    )
+
+
+def _save_proofs(connection: sqlite3.Connection, writes: Sequence[SaveProof]) -> None:
+    for write in writes:
+        for frame in (write.first, write.second):
+            if _head(frame).author != write.peer:
+                raise AssertionError("a proof against one peer is made of another's frames")
+    _number_peers(connection, (write.peer for write in writes))
+    connection.executemany(
+        "INSERT INTO proofs (peer, first, second)"
+        " VALUES ((SELECT number FROM peers WHERE peer = ?), ?, ?)"
+        " ON CONFLICT (peer) DO NOTHING",
+        [(write.peer, codec.encode(write.first), codec.encode(write.second)) for write in writes],
+    )
+
+
+def _save_requirements(connection: sqlite3.Connection, writes: Sequence[SaveRequirement]) -> None:
+    connection.execute(
+        "INSERT INTO requirement (number, sealed) VALUES (1, ?)"
+        " ON CONFLICT (number) DO UPDATE SET sealed = excluded.sealed",
+        (codec.encode(writes[-1].requirement),),
+    )
+
+
+def _forget_jobs(connection: sqlite3.Connection, writes: Sequence[ForgetJob]) -> None:
+    jobs = [(write.job,) for write in writes]
+    for table in ("frames", "units", "seeds", "snapshots"):
+        connection.executemany(
+            f"DELETE FROM {table} WHERE job = (SELECT number FROM jobs WHERE job = ?)",  # noqa: S608
+            jobs,
+        )
+
+
+def _number_peers(connection: sqlite3.Connection, peers: Iterable[bytes]) -> None:
+    connection.executemany(
+        "INSERT INTO peers (peer) VALUES (?) ON CONFLICT (peer) DO NOTHING",
+        [(peer,) for peer in sorted(set(peers))],
+    )
+
+
+_WRITERS = cast(
+    "dict[type[Write], Any]",
+    {
+        SaveJob: _save_jobs,
+        CloseJob: _close_jobs,
+        SaveFrame: _save_frames,
+        SaveUnits: _save_units,
+        SaveSeed: _save_seeds,
+        SaveMoves: _save_moves,
+        VoidMoves: _void_moves,
+        SaveRecords: _save_records,
+        SaveSnapshot: _save_snapshots,
+        SaveProof: _save_proofs,
+        SaveRequirement: _save_requirements,
+        ForgetJob: _forget_jobs,
+    },
+)

@@ -1,0 +1,117 @@
+"""One round of a job at one node: what has changed is looked at until nothing follows any more.
+
+The publisher's round judges, the volunteer's commits and reveals. Both write entries into the job's
+next frame and return what is to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from p2pfleet.core.effects import Effect, SaveMoves, SaveUnits, VoidMoves
+from p2pfleet.core.machines.job import Job
+from p2pfleet.core.machines.settlement import Outcome
+from p2pfleet.core.machines.standing import Standing
+from p2pfleet.core.model.ids import Millis, PeerId
+from p2pfleet.core.rules.reputation import CAUGHT
+
+ROUNDS_MAX = 64
+
+
+class Around(msgspec.Struct):
+    """What a round needs to know of the rest of the node."""
+
+    standing: Standing
+    present: Callable[[PeerId], bool]
+    numeric_class: Callable[[PeerId], bytes]
+    sources: tuple[PeerId, ...]
+    volunteers: int
+    paused: bool
+
+
+def counts(job: Job, standing: Standing) -> Callable[[PeerId], bool]:
+    """Whose votes and claims this node counts in a job."""
+    if job.publisher is None:
+        return standing.honest
+    model_class = job.manifest.trust.model_class
+    return lambda peer: standing.served(peer, model_class)
+
+
+def rows(job: Job, outcome: Outcome) -> list[Effect]:
+    """The ledger rows of an outcome, to be written down."""
+    return [SaveUnits(job.id, tuple(outcome.rows))] if outcome.rows else []
+
+
+def publisher_round(job: Job, around: Around, now: Millis) -> list[Effect]:
+    """Fetch what is certified, judge it, settle it."""
+    publisher, settlement = job.publisher, job.settlement
+    assert publisher is not None
+    judge = publisher.judge
+    counting = counts(job, around.standing)
+    effects = rows(job, settlement.due(now, counting))
+    for _ in range(ROUNDS_MAX):
+        touched = sorted(settlement.touched)
+        settlement.touched.clear()
+        publisher.certified(settlement, touched)
+        for number in touched:
+            effects.extend(judge.review(settlement, number, now))
+        for number in judge.ripe():
+            entries = judge.conclude(settlement, number, now, counting, around.numeric_class)
+            job.write(entries, now)
+            settlement.touched[number] = True
+        effects.extend(_move(job, around.standing, now))
+        if not settlement.touched:
+            break
+    effects.extend(judge.settle_waiting(settlement))
+    effects.extend(judge.sweep(settlement))
+    effects.extend(judge.take_over(settlement, now, counting))
+    if publisher.complete(settlement):
+        job.write(judge.open_ringers(), now)
+    return effects + publisher.advance(settlement, now, around.present)
+
+
+def _move(job: Job, standing: Standing, now: Millis) -> list[Effect]:
+    """Move records; votes of whoever is caught are withdrawn where nothing is final."""
+    publisher, settlement = job.publisher, job.settlement
+    assert publisher is not None
+    moves, poisoned = publisher.judge.take_moves(settlement)
+    if poisoned:
+        standing.void(job.id)
+        job.reason = (
+            "most volunteers disagree with each other: the model seems not to give the same answer "
+            "everywhere, so nobody's record moves"
+        )
+        return [VoidMoves(job.id)]
+    if not moves:
+        return []
+    standing.move(job.id, moves)
+    caught = sorted({move.peer for move in moves if move.kind in CAUGHT})
+    numbers = publisher.judge.withdraw(settlement, caught)
+    publisher.disputed.update((number, True) for number in numbers)
+    outcome = settlement.again(numbers, now, counts(job, standing))
+    return [SaveMoves(job.id, tuple(moves)), *rows(job, outcome)]
+
+
+def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
+    """Commit, reveal, compare; give up what is not needed and take on what is."""
+    volunteer, settlement = job.volunteer, job.settlement
+    assert volunteer is not None
+    counting = counts(job, around.standing)
+    outcome = settlement.due(now, counting)
+    numbers = sorted({*settlement.touched, *volunteer.due(now)})
+    settlement.touched.clear()
+    effects = rows(job, outcome)
+    effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
+    entries, more = volunteer.advance(
+        settlement,
+        now,
+        counting,
+        around.sources,
+        volunteers=around.volunteers,
+        paused=around.paused,
+        alone=not around.present(job.manifest.publisher),
+    )
+    job.write(entries, now)
+    return effects + more

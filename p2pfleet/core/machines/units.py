@@ -1,0 +1,122 @@
+"""One unit of a job as a node sees it: commitments, votes, endorsements, failures."""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pfleet.core.model.ids import Digest, FrameHash, Millis, PeerId
+from p2pfleet.core.wire.messages import Certificate, VoteRef
+
+ATTEMPTS_A_PEER = 8
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where a frame stands in its author's sequence."""
+
+    incarnation: int
+    sequence: int
+
+
+class Committed(msgspec.Struct, frozen=True, array_like=True):
+    """A commitment: where it stands, and from when on it counts by this node's clock."""
+
+    attempt: int
+    frame: FrameHash
+    index: int
+    item: int
+    commitment: bytes
+    seen: Millis
+    counts_from: Millis
+
+
+class Vote(msgspec.Struct, frozen=True, array_like=True):
+    """A revealed commitment: the digest, the output's size in bytes, what its author had seen."""
+
+    attempt: int
+    digest: Digest
+    length: int
+    ref: VoteRef
+    commit: FrameHash
+    seen: tuple[FrameHash, ...]
+    seed: bytes
+    commitment: bytes
+    counts_from: Millis
+    place: Place
+
+
+class Endorsement(msgspec.Struct, frozen=True, array_like=True):
+    """Whose answer a peer holds for its own, too."""
+
+    attempt: int
+    digest: Digest
+    own: VoteRef
+    ref: VoteRef
+
+
+class Unit(msgspec.Struct):
+    """``state``: open, certified, settled, contested or failed; the last certificate.
+
+    Votes and commitments by peer, in the order of their attempts. ``attempt`` is what a new
+    commitment belongs to: one more than the highest that somebody revealed. ``opened`` tells of
+    (peer, attempt) whether its commitment held those bytes; ``withdrawn`` are votes that count no
+    more, because their author was caught. ``voters_for`` vote for the leading
+    result; ``votes_for`` and ``votes_against`` are their checks, and those of the voters for each
+    other result. ``asked`` is how many replicas the
+    publisher wants in all.
+    """
+
+    state: str = "open"
+    attempt: int = 0
+    asked: int = 0
+    commits: dict[PeerId, list[Committed]] = {}
+    votes: dict[PeerId, list[Vote]] = {}
+    endorsed: dict[PeerId, Endorsement] = {}
+    failures: dict[PeerId, str] = {}
+    opened: dict[tuple[PeerId, int], bool] = {}
+    withdrawn: dict[tuple[PeerId, int], bool] = {}
+    leading: Digest | None = None
+    voters_for: tuple[PeerId, ...] = ()
+    votes_for: tuple[int, ...] = ()
+    votes_against: tuple[tuple[int, ...], ...] = ()
+    latest_vote: Millis = Millis(0)
+    certificate: Certificate | None = None
+    audit: tuple[Digest, VoteRef] | None = None
+    reason: str = ""
+
+    @property
+    def replicas(self) -> int:
+        """Peers that answered, one way or the other."""
+        return len(self.votes) + sum(peer not in self.votes for peer in self.failures)
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing changes it any more."""
+        return self.state in ("settled", "failed")
+
+    def vote(self, peer: PeerId, attempt: int) -> Vote | None:
+        """What a peer revealed in an attempt."""
+        for vote in self.votes.get(peer, ()):
+            if vote.attempt == attempt:
+                return vote
+        return None
+
+    def last_vote(self, peer: PeerId) -> Vote | None:
+        """What a peer revealed last."""
+        votes = self.votes.get(peer)
+        return votes[-1] if votes else None
+
+    def waiting(self, peer: PeerId) -> Committed | None:
+        """The last commitment of a peer that it has not revealed yet."""
+        commits = self.commits.get(peer)
+        if commits and self.vote(peer, commits[-1].attempt) is None:
+            return commits[-1]
+        return None
+
+    def holders(self, digest: Digest) -> list[tuple[PeerId, int]]:
+        """Who revealed a digest, and of what length; sorted."""
+        return sorted(
+            (peer, vote.length)
+            for peer, votes in self.votes.items()
+            for vote in votes[-1:]
+            if vote.digest == digest
+        )
