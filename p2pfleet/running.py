@@ -24,7 +24,7 @@ from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
-from p2pfleet.core.machines.settlement import Unit
+from p2pfleet.core.machines.units import Unit
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.codec import encode
@@ -43,6 +43,7 @@ from p2pfleet.runtime.views import (
     peer_view,
     record_view,
     sandbox_view,
+    story_view,
 )
 from p2pfleet.runtime.workshop import Workshop
 
@@ -337,11 +338,12 @@ class RunningNode:
         ]
 
     def reputation(self, peer: PeerId | None) -> list[dict[str, Any]]:
-        """The record of one peer, or of all that ever moved, the best first."""
+        """The record of one peer with its story, or of all that ever moved, the best first."""
         standing = self._driver.node.standing
         if peer is not None:
-            return [record_view(standing, peer)]
-        views = [record_view(standing, known) for known in sorted(standing.records)]
+            events = story_view(self._store.story(peer))
+            return [{**record_view(standing, peer), "events": events}]
+        views = [record_view(standing, known) for known in standing.peers()]
         return sorted(views, key=lambda view: (-view["score"], view["peer"]))
 
     async def pause(self, for_ms: int | None) -> None:

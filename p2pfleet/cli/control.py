@@ -133,9 +133,10 @@ def peers(output: Output, place: Place) -> None:
 @common
 @click.pass_obj
 def reputation(output: Output, place: Place, peer: str | None) -> None:
-    """Show what this node thinks of PEER, or of every peer it has a record of.
+    """Show what this node's own jobs have shown of every peer, or the whole story of PEER.
 
-    'agreed' counts votes that a certificate confirmed, 'contradicted' those that it did not.
+    'agreed' counts answers that were certified or found right by this node itself, 'contradicted'
+    all others. With PEER every event that moved its record is listed, with its unit.
     """
     if peer is not None:
         check_peer(peer)
@@ -147,7 +148,27 @@ def reputation(output: Output, place: Place, peer: str | None) -> None:
         for one in found
     ]
     headings = ("peer", "agreed", "contradicted", "score", "vote counts")
-    output.result(found, table(headings, rows) if rows else ["no peer has a record yet"])
+    lines = table(headings, rows) if rows else ["no peer has a record yet"]
+    if peer is not None:
+        lines += story_lines(found[0])
+    output.result(found, lines)
+
+
+def story_lines(record: dict[str, Any]) -> list[str]:
+    """What a peer is weighed by, what is proved against it, and every event behind that."""
+    lines = [
+        f"checks passed in the class {name!r}: {checks}"
+        for name, checks in record["checks"].items()
+    ]
+    if record["fault"]:
+        lines.append(f"proved against it: {record['fault']}; it counts for nothing any more")
+    if not record["events"]:
+        return [*lines, "nothing has moved its record yet"]
+    rows = [
+        (event["job"][:12], event["unit"], event["event"], event["meaning"])
+        for event in record["events"]
+    ]
+    return [*lines, "", *table(("job", "unit", "event", "meaning"), rows)]
 
 
 def check_peer(text: str) -> bytes:

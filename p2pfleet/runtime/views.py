@@ -7,9 +7,21 @@ from typing import Any
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.machines.standing import Standing
-from p2pfleet.core.model.ids import Millis, PeerId, peer_text
+from p2pfleet.core.model.ids import JobId, Millis, PeerId, peer_text
+from p2pfleet.core.model.job import FixedQuorum, StopRule
 from p2pfleet.core.rules.reputation import score, served
 from p2pfleet.ports import SandboxReport
+
+MEANINGS = {
+    "matched": "its answer was certified",
+    "confirmed": "its answer was certified, and would have been without its vote",
+    "audited": "the publisher ran the unit itself and got the same answer",
+    "ringer": "the publisher knew the answer beforehand, and it was the same",
+    "contradicted": "another answer was certified",
+    "failed audit": "the publisher ran the unit itself and got another answer",
+    "failed ringer": "the publisher knew the answer beforehand, and it was another",
+    "false commitment": "it voted for an output that it had not committed to",
+}
 
 
 def job_view(node: Node, job: Job, now: Millis) -> dict[str, Any]:
@@ -39,7 +51,7 @@ def ended_view(job: Ended) -> dict[str, Any]:
         "running": 0,
         "votes": job.votes,
         "volunteers": job.volunteers,
-        "quorum": job.manifest.stop.quorum,
+        **stop_view(job.manifest.stop),
         "replicas_max": job.manifest.stop.replicas_max,
         "seconds": round(job.lasted_ms / 1000, 3),
         "reason": job.reason,
@@ -54,25 +66,51 @@ def _job_reason(node: Node, job: Job) -> str:
     if job.publisher is None:
         return ""
     here = [peer for peer in node.membership.present() if peer in job.participants]
-    needed = job.manifest.stop.quorum
+    needed = job.settlement.at_first
     if len(here) < needed:
         return (
-            f"{len(here)} volunteers take part where the quorum needs {needed}: "
+            f"{len(here)} volunteers take part where a unit needs {needed} of them: "
             "the job waits for more"
         )
     return ""
 
 
+def stop_view(stop: StopRule) -> dict[str, Any]:
+    """When a unit of the job is certified: a quorum, or a confidence and the assumed faulty."""
+    if isinstance(stop, FixedQuorum):
+        return {"quorum": stop.quorum, "confidence": None, "assume_faulty": None}
+    return {
+        "quorum": None,
+        "confidence": 1 - stop.error_ppb / 1_000_000_000,
+        "assume_faulty": stop.faulty_ppm / 1_000_000,
+    }
+
+
 def record_view(standing: Standing, peer: PeerId) -> dict[str, Any]:
-    """A peer's record, its score, and whether it has a vote."""
+    """A peer's record over all classes of models, its score, and what is proved against it.
+
+    ``vote`` says whether this node, as a publisher, counts its votes; ``checks`` (by class) is what
+    it would be weighed by in a trust snapshot.
+    """
     record = standing.record(peer)
+    classes = sorted(name for name, other in standing.current if other == peer)
     return {
         "peer": peer_text(peer),
         "agreed": record.agreed,
         "contradicted": record.contradicted,
         "score": round(score(record), 4),
         "vote": served(record),
+        "checks": {name: standing.record(peer, name).checks for name in classes},
+        "fault": standing.proved.get(peer),
     }
+
+
+def story_view(story: list[tuple[JobId, int, str, int]]) -> list[dict[str, Any]]:
+    """Every event that moved a peer's record, in the order in which they happened."""
+    return [
+        {"job": job.hex(), "unit": unit, "event": kind, "meaning": MEANINGS.get(kind, kind)}
+        for job, unit, kind, _ in story
+    ]
 
 
 def peer_view(node: Node, peer: PeerId, address: str) -> dict[str, Any]:
