@@ -21,7 +21,7 @@ from p2pfleet.core.model.comparison import (
 )
 from p2pfleet.core.model.job import Exact
 from p2pfleet.core.rules.comparison import DEFAULTS
-from p2pfleet.runtime.comparison import NEAR, same_answer, verdict
+from p2pfleet.runtime.comparison import NEAR, NEAR_MOST, same_answer, verdict
 from tests.adapters.sandbox.models import bundle
 
 DEFAULT = Tolerance()
@@ -75,11 +75,11 @@ def test_an_output_that_is_allowed_nothing_is_near_where_processors_differ() -> 
     assert said(F32([1]), F32([1.02]), strict) == "different"
 
 
-def test_what_is_off_by_more_than_a_tenth_is_never_near() -> None:
+def test_what_is_off_by_more_than_a_fifth_is_never_near() -> None:
     widest = Tolerance((OutputTolerance("y", MAX_ABSOLUTE, MAX_RELATIVE),))
     assert said(F64([1]), F64([1.01]), widest) == "same"
-    assert said(F64([1]), F64([1.1]), widest) == "near"
-    assert said(F64([1]), F64([1.2]), widest) == "different"
+    assert said(F64([1]), F64([1.2]), widest) == "near"
+    assert said(F64([1]), F64([1.3]), widest) == "different"
 
 
 def test_one_output_that_is_off_decides_over_all() -> None:
@@ -113,8 +113,16 @@ def test_the_verdict_is_the_inequality_of_the_chapter(
     rule = Tolerance((OutputTolerance("y", absolute, relative),))
     ref = max(Fraction(abs(a)) for a, _ in pairs)
     diff = max(Fraction(abs(a - b)) for a, b in pairs)
-    room = Fraction(absolute, ABSOLUTE_UNIT) + Fraction(relative, RELATIVE_UNIT) * ref
-    expected = "same" if diff <= room else "near" if diff <= NEAR * room else "different"
+
+    def room(least: int, times: int, most_absolute: int, most_relative: int) -> Fraction:
+        absolutely = min(most_absolute, times * max(least, absolute))
+        relatively = min(most_relative, times * max(least, relative))
+        return Fraction(absolutely, ABSOLUTE_UNIT) + Fraction(relatively, RELATIVE_UNIT) * ref
+
+    near = room(1, NEAR, NEAR_MOST, NEAR_MOST.absolute, NEAR_MOST.relative)
+    expected = "near" if diff <= near else "different"
+    if diff <= room(0, 1, MAX_ABSOLUTE, MAX_RELATIVE):
+        expected = "same"
     assert said(candidate, own, rule) == expected
 
 
