@@ -1,4 +1,4 @@
-"""Checks a results folder offline: every certificate is recomputed from the signed frames in it.
+"""Checks a results folder offline: every certificate is recomputed from what lies in it.
 
 Needs nothing but the folder: no network, no clock, no store. Whose job it is, is another question:
 anybody can make a whole folder with fresh keys, so the caller has to know the publisher.
@@ -6,40 +6,57 @@ anybody can make a whole folder with fresh keys, so the caller has to know the p
 
 from __future__ import annotations
 
-import errno
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
 from p2pfleet.adapters.inputs import outputs_path, read_outputs_file
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
-from p2pfleet.core.model.ids import FrameHash, PeerId
-from p2pfleet.core.rules.certificate import check_certificate
-from p2pfleet.core.wire.messages import Certificate
-from p2pfleet.core.wire.tensors import digest_of
-from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
-from p2pfleet.results import (
-    CERTIFICATES,
-    FRAMES,
-    MANIFEST,
-    REPORT,
-    FrameLine,
-    SealedText,
-    UnitLine,
+from p2pfleet.core.model.ids import Digest, FrameHash, PeerId
+from p2pfleet.core.model.job import Exact, FixedQuorum
+from p2pfleet.core.rules.certificate import check_certificate, passed
+from p2pfleet.core.wire.messages import (
+    Certificate,
+    Endorse,
+    Manifest,
+    OpenRingers,
+    Ringer,
+    Snapshot,
 )
-from p2pfleet.runtime.signing import open_sealed
+from p2pfleet.core.wire.tensors import digest_of
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
+from p2pfleet.reading_results import (
+    Problems,
+    check_files,
+    lines,
+    read_frames,
+    read_manifest,
+    read_snapshots,
+)
+from p2pfleet.results import CERTIFICATES, UnitLine
 
-T = TypeVar("T")
-PROBLEMS_MAX = 100
-MAX_LINE_BYTES = 256 * 1024
-MAX_REPORT_BYTES = 256 * 2**20
+
+class UsedSnapshot(msgspec.Struct, frozen=True):
+    """A trust snapshot that certificates name: whose it is, how many peers it knows, and how many
+    of the units it weighs the votes of."""
+
+    hash: str
+    signer: PeerId
+    number: int
+    peers: int
+    units: int
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What a folder proves. It holds together if ``problems`` is empty."""
+    """What a folder proves. It holds together if ``problems`` is empty.
+
+    ``certified`` counts settled units too. Of them, ``audited`` rest on the publisher's own word,
+    ``single`` on the vote of one peer, and ``newcomers`` on votes of peers without any record;
+    ``endorsed`` have votes by comparison. ``rule`` says in words what was asked for; ``weighs``
+    whether records weigh votes by it. ``ringers`` is ``None`` where the job has none, else how many
+    were opened (0: the job had not ended).
+    """
 
     job: str
     publisher: PeerId
@@ -51,185 +68,221 @@ class Verification(msgspec.Struct, frozen=True):
     outputs: int
     voters: int
     problems: tuple[str, ...]
+    rule: str = ""
+    audited: int = 0
+    single: int = 0
+    newcomers: int = 0
+    endorsed: int = 0
+    ringers: int | None = None
+    snapshots: tuple[UsedSnapshot, ...] = ()
+    weighed_by: PeerId | None = None
+    weighs: bool = False
 
 
-class _Problems:
-    """Collects what does not hold; the first hundred are kept."""
+class _Found:
+    """What was seen in the certificates that hold."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.counts = {"settled": 0, "certified": 0, "contested": 0, "failed": 0}
+        self.outputs: set[Path] = set()
+        self.voters: set[PeerId] = set()
+        self.audited = 0
+        self.single = 0
+        self.newcomers = 0
+        self.endorsed = 0
+        self.answers: dict[int, Certificate] = {}
+        self.named: dict[Digest, int] = {}
 
-    def add(self, text: str) -> None:
-        if len(self.found) < PROBLEMS_MAX:
-            self.found.append(text)
 
+def verify_results(folder: Path, trust: VerifiedSnapshot | None = None) -> Verification:
+    """Recompute every certificate in ``folder``, open every commitment, check every output.
 
-def verify_results(folder: Path) -> Verification:
-    """Recompute every certificate in ``folder`` and the digest of every output.
-
-    Raises :class:`P2pfleetError` if it is no results folder at all.
+    With ``trust`` its records weigh the votes as well: a certificate then has to hold twice, by the
+    publisher's records and by these. Raises :class:`P2pfleetError` if the folder is no results
+    folder at all, or ``trust`` is about another network.
     """
-    problems = _Problems()
-    manifest = _read_manifest(folder)
-    _check_files(folder, problems)
-    frames = _read_frames(folder, problems)
-    counts = {"settled": 0, "certified": 0, "contested": 0, "failed": 0}
+    problems = Problems()
+    manifest = read_manifest(folder)
+    if trust is not None and trust.snapshot.network != manifest.manifest.network:
+        raise P2pfleetError(
+            "The trust snapshot is about the peers of another network than this job's.",
+            "Name one of the same network, or leave --trust out.",
+            ExitCode.USAGE,
+        )
+    terms = check_files(folder, manifest, problems)
+    frames = read_frames(folder, manifest, terms, problems)
+    snapshots = read_snapshots(folder, problems)
+    found = _Found()
+    for line in _decided(folder, manifest.manifest, found, problems):
+        _check_unit(folder, line, manifest, frames, snapshots, trust, found, problems)
+    for path in sorted((folder / "outputs").glob("*")):
+        if path not in found.outputs and not path.name.startswith("."):
+            problems.add(f"{path.name}: an output without a certificate")
+    body = manifest.manifest
+    counts = found.counts
+    return Verification(
+        job=manifest.job.hex(),
+        publisher=body.publisher,
+        units=body.units,
+        settled=counts["settled"],
+        certified=counts["certified"] + counts["settled"],
+        failed=counts["failed"],
+        open=body.units - counts["settled"] - counts["certified"] - counts["failed"],
+        outputs=len(found.outputs),
+        voters=len(found.voters),
+        ringers=_check_ringers(body, frames, found.answers, problems),
+        problems=tuple(problems.found),
+        rule=rule_in_words(body),
+        audited=found.audited,
+        single=found.single,
+        newcomers=found.newcomers,
+        endorsed=found.endorsed,
+        snapshots=tuple(_used(snapshots[name], units) for name, units in found.named.items()),
+        weighed_by=None if trust is None else trust.snapshot.publisher,
+        weighs=not isinstance(body.stop, FixedQuorum),
+    )
+
+
+def rule_in_words(manifest: Manifest) -> str:
+    """What the job's stop rule asks for, for people."""
+    compared = (
+        "equal byte for byte"
+        if isinstance(manifest.comparison, Exact)
+        else "within the job's tolerance of one of them"
+    )
+    stop = manifest.stop
+    if isinstance(stop, FixedQuorum):
+        voters = "1 volunteer" if stop.quorum == 1 else f"{stop.quorum} volunteers"
+        return f"{voters} with one answer, {compared}"
+    theta = 100 * (1 - stop.error_ppb / 1e9)
+    return (
+        f"{theta:.10g} % sure of an answer, if {stop.faulty_ppm / 1e4:.10g} % of the volunteers "
+        f"are faulty; answers {compared}"
+    )
+
+
+def _decided(
+    folder: Path, manifest: Manifest, found: _Found, problems: Problems
+) -> Iterator[UnitLine]:
+    """The lines of units that are certified or settled; the others are counted."""
     seen: set[int] = set()
-    outputs: set[Path] = set()
-    voters: set[PeerId] = set()
-    for number, line in _lines(folder / CERTIFICATES, UnitLine, problems):
+    for number, line in lines(folder / CERTIFICATES, UnitLine, problems):
         where = f"{CERTIFICATES} line {number}"
         if line.unit in seen:
             problems.add(f"{where}: unit {line.unit} is listed twice")
             continue
         seen.add(line.unit)
-        if line.state not in counts or not 0 <= line.unit < manifest.manifest.units:
+        if line.state not in found.counts or not 0 <= line.unit < manifest.units:
             problems.add(f"{where}: the job has no such unit, or a unit no such state")
             continue
-        counts[line.state] += 1
-        if line.state in ("failed", "contested"):
-            continue
-        certificate = _certificate(line, manifest, where, problems)
-        if certificate is None:
-            continue
-        why = check_certificate(manifest.manifest, manifest.job, certificate, frames)
-        if why is not None:
-            problems.add(f"unit {line.unit}: its certificate does not hold: {why}")
-            continue
-        voters.update(frames[vote.frame].author for vote in certificate.votes)
-        if line.state == "settled":
-            path = outputs_path(folder, line.unit)
-            outputs.add(path)
-            _check_output(path, certificate, problems)
-    for path in sorted((folder / "outputs").glob("*")):
-        if path not in outputs and not path.name.startswith("."):
-            problems.add(f"{path.name}: an output without a certificate")
-    return Verification(
-        job=manifest.job.hex(),
-        publisher=manifest.manifest.publisher,
-        units=manifest.manifest.units,
-        settled=counts["settled"],
-        certified=counts["certified"] + counts["settled"],
-        failed=counts["failed"],
-        open=manifest.manifest.units - counts["settled"] - counts["certified"] - counts["failed"],
-        outputs=len(outputs),
-        voters=len(voters),
-        problems=tuple(problems.found),
-    )
+        found.counts[line.state] += 1
+        if line.state in ("certified", "settled"):
+            yield line
 
 
-def _read_manifest(folder: Path) -> VerifiedManifest:
-    try:
-        data = _bounded(folder / MANIFEST, MAX_LINE_BYTES)
-    except OSError as error:
-        raise P2pfleetError(
-            f"{folder} is no results folder: {MANIFEST} cannot be read "
-            f"({error.strerror or error}).",
-            "Name the folder that `p2pfleet submit --output` or `job results` wrote.",
-            ExitCode.USAGE,
-        ) from error
-    try:
-        text = _strict(data.removesuffix(b"\n"), SealedText)
-        verified = open_sealed(text.sealed())
-    except Malformed as error:
-        raise P2pfleetError(
-            f"{folder / MANIFEST} does not hold: {error}.",
-            "The folder was changed or damaged; get the results again.",
-        ) from error
-    if not isinstance(verified, VerifiedManifest):
-        raise P2pfleetError(f"{folder / MANIFEST} holds no manifest.", "Get the results again.")
-    return verified
-
-
-def _bounded(path: Path, limit: int) -> bytes:
-    """The file's bytes. Raises OSError, also if there are more than ``limit``."""
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, "it is too large")
-    return data
-
-
-def _check_files(folder: Path, problems: _Problems) -> None:
-    """The report names the hashes of the other files, so no byte of them changes unnoticed."""
-    try:
-        report: Any = msgspec.json.decode(_bounded(folder / REPORT, MAX_REPORT_BYTES))
-        hashes = dict(report["files"])
-    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
-        problems.add(f"{REPORT} is missing or damaged")
-        return
-    for name in (MANIFEST, CERTIFICATES, FRAMES):
-        try:
-            with (folder / name).open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            problems.add(f"{name} is missing")
-            continue
-        if hashes.get(name) != actual:
-            problems.add(f"{name} is not the file that {REPORT} was written for")
-
-
-def _read_frames(folder: Path, problems: _Problems) -> dict[FrameHash, VerifiedFrame]:
-    frames: dict[FrameHash, VerifiedFrame] = {}
-    for number, line in _lines(folder / FRAMES, FrameLine, problems):
-        try:
-            verified = open_sealed(line.frame.sealed())
-        except Malformed as error:
-            problems.add(f"{FRAMES} line {number}: {error}")
-            continue
-        if not isinstance(verified, VerifiedFrame) or verified.hash.hex() != line.hash:
-            problems.add(f"{FRAMES} line {number}: not the frame that it says")
-            continue
-        frames[verified.hash] = verified
-    return frames
-
-
-def _certificate(
-    line: UnitLine, manifest: VerifiedManifest, where: str, problems: _Problems
-) -> Certificate | None:
+def _check_unit(
+    folder: Path,
+    line: UnitLine,
+    manifest: VerifiedManifest,
+    frames: Mapping[FrameHash, VerifiedFrame],
+    snapshots: Mapping[Digest, VerifiedSnapshot],
+    trust: VerifiedSnapshot | None,
+    found: _Found,
+    problems: Problems,
+) -> None:
+    where = f"unit {line.unit}"
     try:
         certificate = line.certificate(manifest.job)
     except Malformed as error:
         problems.add(f"{where}: {error}")
-        return None
+        return
     if certificate is None:
-        problems.add(f"{where}: unit {line.unit} is {line.state} without a certificate")
-    return certificate
+        problems.add(f"{where} is {line.state} without a certificate")
+        return
+    output = _output(folder, line, certificate, found, problems)
+    body = manifest.manifest
+    why = check_certificate(body, manifest.job, certificate, frames, snapshots, output)
+    if why is not None:
+        problems.add(f"{where}: its certificate does not hold: {why}")
+        return
+    used = None if certificate.snapshot is None else snapshots[certificate.snapshot].snapshot
+    if trust is not None:
+        used = trust.snapshot
+        why = check_certificate(body, manifest.job, certificate, frames, {}, output, used)
+        if why is not None:
+            problems.add(f"{where}: its certificate does not hold by your trust snapshot: {why}")
+            return
+    if certificate.snapshot is not None:
+        found.named[certificate.snapshot] = found.named.get(certificate.snapshot, 0) + 1
+    found.answers[line.unit] = certificate
+    _count(certificate, used, frames, found)
 
 
-def _check_output(path: Path, certificate: Certificate, problems: _Problems) -> None:
+def _count(
+    certificate: Certificate,
+    used: Snapshot | None,
+    frames: Mapping[FrameHash, VerifiedFrame],
+    found: _Found,
+) -> None:
+    voters = [frames[vote.frame].author for vote in certificate.votes]
+    found.voters.update(voters)
+    if certificate.audit is not None:
+        found.audited += 1
+        return
+    found.single += len(voters) == 1
+    found.newcomers += not any(passed(used, voter) for voter in voters)
+    found.endorsed += any(
+        isinstance(frames[vote.frame].frame.entries[vote.index], Endorse)
+        for vote in certificate.votes
+    )
+
+
+def _output(
+    folder: Path, line: UnitLine, certificate: Certificate, found: _Found, problems: Problems
+) -> bytes | None:
+    """The bytes that a settled unit's certificate is for, if they are there and right."""
+    if line.state != "settled":
+        return None
+    path = outputs_path(folder, line.unit)
+    found.outputs.add(path)
     try:
         bundle = read_outputs_file(path)
     except P2pfleetError as error:
         problems.add(error.message)
-        return
+        return None
     if digest_of(bundle) != certificate.digest:
-        problems.add(f"{path.name}: not the output that unit {certificate.unit}'s votes are for")
+        problems.add(f"{path.name}: not the output that unit {line.unit}'s votes are for")
+        return None
+    return bundle
 
 
-def _lines(path: Path, kind: type[T], problems: _Problems) -> Iterator[tuple[int, T]]:
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES):
-                number += 1
-                if not line.endswith(b"\n"):
-                    problems.add(f"{path.name} line {number}: cut off or too long")
-                    return
-                try:
-                    yield number, _strict(line[:-1], kind)
-                except Malformed as error:
-                    problems.add(f"{path.name} line {number}: {error}")
-    except OSError as error:
-        problems.add(f"{path.name} cannot be read: {error.strerror or error}")
+def _check_ringers(
+    manifest: Manifest,
+    frames: Mapping[FrameHash, VerifiedFrame],
+    answers: Mapping[int, Certificate],
+    problems: Problems,
+) -> int | None:
+    """How many ringers were opened, after holding them against the certificates.
+
+    That they are those of the manifest was checked with the frame that opens them.
+    """
+    if manifest.trust.ringers is None:
+        return None
+    opened: dict[int, Ringer] = {}
+    for frame in frames.values():
+        for entry in frame.frame.entries:
+            if isinstance(entry, OpenRingers):
+                opened = {ringer.unit: ringer for ringer in entry.ringers}
+    for unit, ringer in sorted(opened.items()):
+        made = answers.get(unit)
+        if made is None or made.digest == ringer.digest:
+            continue
+        # Within a tolerance another's bytes may stand for the publisher's, on its own word.
+        if isinstance(manifest.comparison, Exact) or made.audit is None:
+            problems.add(f"unit {unit}: a ringer, and its certificate is for another answer")
+    return len(opened)
 
 
-def _strict(data: bytes, kind: type[T]) -> T:
-    """The value whose one way of being written ``data`` is. Raises :class:`Malformed`."""
-    try:
-        value = msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(str(error)[:200]) from error
-    if msgspec.json.encode(value) != data:
-        raise Malformed("not the one way to write it")
-    return value
+def _used(snapshot: VerifiedSnapshot, units: int) -> UsedSnapshot:
+    body = snapshot.snapshot
+    return UsedSnapshot(snapshot.hash.hex(), body.publisher, body.number, len(body.records), units)

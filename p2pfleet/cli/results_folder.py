@@ -9,6 +9,13 @@ from pathlib import Path
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 
 MAX_REPORT_BYTES = 256 * 2**20
+OWN_FILES = (
+    "manifest.json",
+    "snapshots.jsonl",
+    "frames.jsonl",
+    "certificates.jsonl",
+    "report.json",
+)
 
 
 def check_results_folder(folder: Path, job: str | None = None) -> Path:
@@ -44,7 +51,7 @@ def check_results_folder(folder: Path, job: str | None = None) -> Path:
 
 def _holds_nothing_else(folder: Path, names: list[str], job: str) -> bool:
     """Whether these are results of ``job``, perhaps cut off before the report was written."""
-    own = {"manifest.json", "certificates.jsonl", "frames.jsonl", "report.json", "outputs"}
+    own = {*OWN_FILES, "outputs"}
     if not all(name in own or name.startswith(".") or name.endswith(".new") for name in names):
         return False
     report = folder / "report.json"

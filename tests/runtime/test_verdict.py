@@ -119,7 +119,7 @@ def test_the_verdict_is_the_inequality_of_the_chapter(
         relatively = min(most_relative, times * max(least, relative))
         return Fraction(absolutely, ABSOLUTE_UNIT) + Fraction(relatively, RELATIVE_UNIT) * ref
 
-    near = room(1, NEAR, NEAR_MOST, NEAR_MOST.absolute, NEAR_MOST.relative)
+    near = room(1, NEAR, NEAR_MOST.absolute, NEAR_MOST.relative)
     expected = "near" if diff <= near else "different"
     if diff <= room(0, 1, MAX_ABSOLUTE, MAX_RELATIVE):
         expected = "same"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -21,7 +22,7 @@ from functools import lru_cache
 import msgspec
 
 from p2pfleet.core.model.ids import Digest, FrameHash, JobId, PeerId
-from p2pfleet.core.model.job import Confidence, FixedQuorum, StopRule
+from p2pfleet.core.model.job import Confidence, Exact, FixedQuorum, StopRule
 from p2pfleet.core.rules import commitment, credibility
 from p2pfleet.core.wire.messages import (
     Audit,
@@ -222,15 +223,18 @@ def check_certificate(
     frames: Mapping[FrameHash, VerifiedFrame],
     snapshots: Mapping[Digest, VerifiedSnapshot],
     output: bytes | None = None,
+    trust: Snapshot | None = None,
 ) -> str | None:
     """Why ``certificate`` does not hold, or ``None`` if it does.
 
     ``frames`` and ``snapshots`` are those whose signatures have been verified, by name. With the
-    ``output`` itself, every commitment of a voter who revealed its digest is opened as well.
-    Nothing else is needed: no network, no clock, no private view.
+    ``output`` itself, every commitment of a voter who revealed its digest is opened as well. The
+    records of ``trust``, of a verifier's own choice, weigh the votes instead of those of the
+    snapshot that the certificate names. Nothing else is needed: no network, no clock, no private
+    view.
     """
     try:
-        _check(manifest, job, certificate, frames, snapshots, output)
+        _check(manifest, job, certificate, frames, snapshots, output, trust)
     except _Invalid as error:
         return str(error)
     return None
@@ -243,16 +247,18 @@ def _check(
     frames: Mapping[FrameHash, VerifiedFrame],
     snapshots: Mapping[Digest, VerifiedSnapshot],
     output: bytes | None,
+    trust: Snapshot | None,
 ) -> None:
     if certificate.job != job:
         raise _Invalid("it belongs to another job")
     if not 0 <= certificate.unit < manifest.units:
         raise _Invalid(f"the job has no unit {certificate.unit}")
-    snapshot = _snapshot(manifest, certificate, snapshots)
-    records = {} if snapshot is None else {each.peer: each.checks for each in snapshot.records}
-    votes = [_ballot(manifest, job, certificate, ref, frames, records) for ref in certificate.votes]
+    snapshot = _snapshot(manifest, certificate, snapshots) if trust is None else trust
+    votes = [
+        _ballot(manifest, job, certificate, ref, frames, snapshot) for ref in certificate.votes
+    ]
     against = [
-        _ballot(manifest, job, certificate, ref, frames, records) for ref in certificate.against
+        _ballot(manifest, job, certificate, ref, frames, snapshot) for ref in certificate.against
     ]
     if len({ballot.peer for ballot in votes + against}) != len(votes) + len(against):
         raise _Invalid("somebody votes twice")
@@ -273,6 +279,15 @@ def _check(
     mine = Candidate(certificate.digest, tuple(votes), tuple(against))
     if not votes or not mine.holds(manifest.stop, snapshot is not None):
         raise _Invalid(f"{len(votes)} votes are not enough beside {len(against)} for other answers")
+
+
+def passed(snapshot: Snapshot | None, peer: PeerId) -> int:
+    """How many checks a peer has passed by a trust snapshot; 0: a newcomer."""
+    records = () if snapshot is None else snapshot.records
+    place = bisect_left(records, peer, key=lambda each: each.peer)
+    if place < len(records) and records[place].peer == peer:
+        return records[place].checks
+    return 0
 
 
 def _snapshot(
@@ -312,7 +327,7 @@ def _ballot(
     certificate: Certificate,
     ref: VoteRef,
     frames: Mapping[FrameHash, VerifiedFrame],
-    records: Mapping[PeerId, int],
+    snapshot: Snapshot | None,
 ) -> Ballot:
     where = f"entry {ref.index} of frame {ref.frame.hex()[:16]}"
     frame = _frame(manifest, job, ref.frame, frames)
@@ -321,15 +336,19 @@ def _ballot(
     if ref.index >= len(frame.entries):
         raise _Invalid(f"{where} is not there")
     entry = frame.entries[ref.index]
-    checks = records.get(frame.author, 0)
+    checks = passed(snapshot, frame.author)
     if isinstance(entry, Endorse):
+        if isinstance(manifest.comparison, Exact):
+            raise _Invalid(f"{where} endorses where results are compared byte for byte")
         if entry.unit != certificate.unit or entry.own == ref:
             raise _Invalid(f"{where} is about another unit")
+        if ref.item:
+            raise _Invalid(f"{where} has no item {ref.item}")
         own = _frame(manifest, job, entry.own.frame, frames)
         again = own.entries[entry.own.index] if entry.own.index < len(own.entries) else None
         if own.author != frame.author or not isinstance(again, Reveal):
             raise _Invalid(f"{where} endorses without an own result")
-        mine = _ballot(manifest, job, certificate, entry.own, frames, records)
+        mine = _ballot(manifest, job, certificate, entry.own, frames, snapshot)
         return msgspec.structs.replace(mine, digest=entry.digest, ref=ref)
     if not isinstance(entry, Reveal):
         raise _Invalid(f"{where} is no vote")
@@ -405,7 +424,7 @@ def _check_audit(
 ) -> None:
     frame = _frame(manifest, job, ref.frame, frames)
     entry = frame.entries[ref.index] if ref.index < len(frame.entries) else None
-    if frame.author != manifest.publisher or not isinstance(entry, Audit):
+    if frame.author != manifest.publisher or not isinstance(entry, Audit) or ref.item:
         raise _Invalid("what it names as the publisher's word is none")
     if (entry.unit, entry.digest) != (certificate.unit, certificate.digest):
         raise _Invalid("the publisher's word is about something else")
