@@ -92,6 +92,7 @@ class Judge(msgspec.Struct):
     poisoned: bool = False
     moves: list[Move] = []
     stalled_at: Millis = Millis(0)
+    passed: bool = False
 
     @property
     def busy(self) -> bool:
@@ -357,6 +358,7 @@ class Judge(msgspec.Struct):
                 self.passes[move.peer] = 0
             elif move.kind in PASSED and move.kind != "confirmed":
                 self.passes[move.peer] = self.passes.get(move.peer, 0) + 1
+                self.passed = True
         return moves, False
 
     def restore(self, moves: tuple[Move, ...]) -> list[PeerId]:
@@ -414,6 +416,9 @@ class Judge(msgspec.Struct):
 
     def settle_waiting(self, settlement: Settlement) -> list[Effect]:
         """Settle what has become trusted by checks that its voters passed since."""
+        if not self.passed:
+            return []
+        self.passed = False
         waiting = sorted({n for units in self.pending.values() for n in units})
         effects: list[Effect] = []
         for number in waiting:

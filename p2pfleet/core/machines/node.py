@@ -790,7 +790,8 @@ class Node(msgspec.Struct):
             if job.joined and job.summary_at is not None and job.summary_at <= now:
                 wants: tuple[int, ...] = ()
                 if job.publisher is not None:
-                    wants = job.publisher.wants(job.settlement, job.summary_turn)
+                    counting = counts(job, self.standing)
+                    wants = job.publisher.wants(job.settlement, job.summary_turn, now, counting)
                 others = job.others(here)
                 if wants and others:
                     effects.append(Send(others, Wanted(job.id, wants)))

@@ -17,20 +17,17 @@ RETRY_MAX_MS = 30_000
 FETCHES_MAX = 64
 FAILURES_LOST = 2
 WANTED_MAX = 1024
+WAITS_MS = 3_000
 
 
 class Publisher(msgspec.Struct):
-    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once).
-
-    ``disputed`` are undecided units with votes that were withdrawn here.
-    """
+    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once)."""
 
     judge: Judge
     wanted: dict[Digest, list[int]] = {}
     fetching: dict[Digest, bool] = {}
     retry_at: dict[Digest, Millis] = {}
     failures: dict[Digest, int] = {}
-    disputed: dict[int, bool] = {}
     closing: bool = False
 
     def certified(self, settlement: Settlement, numbers: list[int]) -> None:
@@ -109,11 +106,13 @@ class Publisher(msgspec.Struct):
         if self.fetching.pop(digest, None) is not None:
             self._later(digest, now)
 
-    def wants(self, settlement: Settlement, turn: int) -> tuple[int, ...]:
+    def wants(
+        self, settlement: Settlement, turn: int, now: Millis, counts: Callable[[PeerId], bool]
+    ) -> tuple[int, ...]:
         """Units that volunteers may think done and that are not; of many, some at each ``turn``.
 
-        Those whose output could not be had from anybody who voted for it, and those that the
-        publisher's records leave undecided (it may know of a voter what others do not).
+        Those whose output could not be had from anybody who voted for it, and those that got
+        answers and wait for more: the publisher may have withdrawn votes that others still count.
         """
         lost = [
             number
@@ -121,7 +120,15 @@ class Publisher(msgspec.Struct):
             if self.failures.get(digest, 0) >= FAILURES_LOST
             for number in numbers
         ]
-        units = sorted({*lost, *(n for n in self.disputed if not settlement.unit(n).final)})
+        waiting = [
+            number
+            for number in settlement.begun
+            if (unit := settlement.units.get(number)) is not None
+            and unit.votes
+            and now - unit.latest_vote > WAITS_MS
+            and settlement.missing(number, settlement.flying(number, now, counts), now)
+        ]
+        units = sorted({*lost, *waiting})
         start = turn * WANTED_MAX % max(1, len(units))
         return tuple(sorted((units[start:] + units[:start])[:WANTED_MAX]))
 

@@ -89,7 +89,6 @@ def _move(job: Job, standing: Standing, now: Millis) -> list[Effect]:
     standing.move(job.id, moves)
     caught = sorted({move.peer for move in moves if move.kind in CAUGHT})
     numbers = publisher.judge.withdraw(settlement, caught)
-    publisher.disputed.update((number, True) for number in numbers)
     outcome = settlement.again(numbers, now, counts(job, standing))
     return [SaveMoves(job.id, tuple(moves)), *rows(job, outcome)]
 

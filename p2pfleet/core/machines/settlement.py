@@ -44,6 +44,7 @@ from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
 PENDING_MAX = 4_096
 ENDORSE_MS = 3_000
 DEBT_WINDOWS = 4
+ATTEMPT_MAX = 255
 
 Counts = Callable[[PeerId], bool]
 
@@ -372,7 +373,9 @@ class Settlement(msgspec.Struct):
             return
         for number, item in enumerate(entry.items):
             unit = self.unit(item.unit)
-            unit.attempt = max(unit.attempt, min(255, item.attempt + 1))
+            unit.revealed[item.attempt] = True
+            while unit.attempt in unit.revealed and unit.attempt < ATTEMPT_MAX:
+                unit.attempt += 1
             changed[item.unit] = True
             committed = next(
                 (c for c in unit.commits.get(author, ()) if c.attempt == item.attempt), None

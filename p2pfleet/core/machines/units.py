@@ -57,7 +57,7 @@ class Unit(msgspec.Struct):
     """``state``: open, certified, settled, contested or failed; the last certificate.
 
     Votes and commitments by peer, in the order of their attempts. ``attempt`` is what a new
-    commitment belongs to: one more than the highest that somebody revealed. ``opened`` tells of
+    commitment belongs to: the first in which nobody ``revealed`` anything yet. ``opened`` tells of
     (peer, attempt) whether its commitment held those bytes; ``withdrawn`` are votes that count no
     more, because their author was caught. ``voters_for`` vote for the leading
     result; ``votes_for`` and ``votes_against`` are their checks, and those of the voters for each
@@ -67,6 +67,7 @@ class Unit(msgspec.Struct):
 
     state: str = "open"
     attempt: int = 0
+    revealed: dict[int, bool] = {}
     asked: int = 0
     commits: dict[PeerId, list[Committed]] = {}
     votes: dict[PeerId, list[Vote]] = {}

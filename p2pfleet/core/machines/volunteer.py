@@ -378,17 +378,21 @@ class Volunteer(msgspec.Struct):
             ):
                 continue
             batch.revealed = True
-            seen: dict[FrameHash, bool] = {}
+            seen: dict[FrameHash, int] = {}
             for item in batch.own.items:
-                for commits in settlement.unit(item.unit).commits.values():
-                    seen.update((c.frame, True) for c in commits if c.attempt == item.attempt)
+                for peer, commits in settlement.unit(item.unit).commits.items():
+                    for each in commits:
+                        if each.attempt == item.attempt and counts(peer):
+                            seen[each.frame] = settlement.checks(peer)
+            # Where there are too many of them, those that weigh most.
+            best = sorted(seen, key=lambda frame: (-seen[frame], frame))[:SEEN_MAX]
             entries.append(
                 Reveal(
                     batch.frame,
                     batch.index,
                     batch.own.seed,
                     batch.own.items,
-                    tuple(sorted(sorted(seen)[:SEEN_MAX])),
+                    tuple(sorted(best)),
                 )
             )
         return entries
