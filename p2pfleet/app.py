@@ -215,7 +215,7 @@ async def _running(
                 config.slots,
                 config.roles,
                 consent,
-                config.network.parameters.puzzle_bits,
+                config.network.terms,
             ),
             store=store,
             network=network,

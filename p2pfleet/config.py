@@ -27,6 +27,7 @@ from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
 from p2pfleet.core.model.job import Limits
 from p2pfleet.core.model.network import (
     MAX_PUZZLE_BITS,
+    MAX_VOTES_A_SUBNET,
     NetworkFile,
     NetworkParameters,
     SignedRequirement,
@@ -126,6 +127,7 @@ _PARAMETER_KEYS: dict[str, Any] = {
     "testnet": bool,
     "owner": Annotated[str, Meta(max_length=80)],
     "puzzle_bits": Annotated[int, Meta(ge=0, le=MAX_PUZZLE_BITS)],
+    "votes_a_subnet": Annotated[int, Meta(ge=0, le=MAX_VOTES_A_SUBNET)],
 }
 _REQUIREMENT_KEYS: dict[str, Any] = {
     "onnxruntime": Version,
@@ -320,6 +322,7 @@ def save_network(path: Path, network: NetworkFile) -> None:
         "[parameters]",
         f"testnet = {'true' if network.parameters.testnet else 'false'}",
         f"puzzle_bits = {network.parameters.puzzle_bits}",
+        f"votes_a_subnet = {network.parameters.votes_a_subnet}",
     ]
     if network.parameters.owner is not None:
         lines.append(f"owner = {_quoted(peer_text(network.parameters.owner))}")

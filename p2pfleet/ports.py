@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from p2pfleet.core.effects import Move, OwnSeed, RecordRow, Write
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Write
 from p2pfleet.core.errors import Verdict
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Cid, JobId, PeerId
@@ -274,6 +274,18 @@ class Store(AddressBook, Protocol):
 
     def snapshots(self, job: JobId) -> list[Sealed]:
         """The trust snapshots of a job, in the order in which they were saved."""
+        ...
+
+    def earnings(self, job: JobId) -> list[Earning]:
+        """What the settled units of a job of one's own earned, sorted by (unit, peer)."""
+        ...
+
+    def receipts(self, job: JobId | None = None) -> list[Sealed]:
+        """The newest receipts of a job, or of all jobs in the order of first sight; by peer."""
+        ...
+
+    def receipts_for(self, peer: PeerId, most: int) -> list[Sealed]:
+        """The newest receipts for a peer of the last ``most`` jobs of one's own that have one."""
         ...
 
 

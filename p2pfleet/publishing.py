@@ -23,6 +23,7 @@ from p2pfleet.core.model.ids import Cid, Digest, NetworkId, PeerId, cid_of, sha2
 from p2pfleet.core.model.job import (
     MAX_PACKS,
     MAX_UNITS,
+    Confidence,
     Trust,
     UnitInput,
     UnitTable,
@@ -88,21 +89,21 @@ async def prepare(
     publisher: PeerId,
     wall_ms: int,
     pin: Pin,
-    crowd: int = 1,
+    crowd: Callable[[], int] = lambda: 1,
     snapshot: bytes | None = None,
 ) -> Draft:
     """Read and check everything, and keep it. ``pin`` protects blobs as they are written.
 
-    ``crowd`` is how many volunteers there seem to be, ``snapshot`` the hash of the publisher's
-    trust snapshot for the request's class of models. Raises :class:`P2pfleetError` for whatever is
-    wrong with the request, the model or an input.
+    ``crowd`` tells, at the end, how many volunteers there seem to be; ``snapshot`` is the hash of
+    the publisher's trust snapshot for the request's class of models. Raises
+    :class:`P2pfleetError` for whatever is wrong with the request, the model or an input.
     """
     limits, stop = limits_of(request), stop_of(request)
     trust = Trust(
         model_class=request.model_class,
-        snapshot=None if snapshot is None else Digest(snapshot),
+        # By a fixed quorum all votes count alike, and no snapshot is handed out.
+        snapshot=Digest(snapshot) if snapshot and isinstance(stop, Confidence) else None,
         audit_ppm=audit_ppm(request),
-        crowd=min(max(1, crowd), 1_000_000),
     )
     check_bounds(trust)
     check_ringers(request)
@@ -135,7 +136,9 @@ async def prepare(
         trial = findings(
             tried, floats_exact=exact_floats(comparison, child.signature), strict=request.strict
         )
-        ringers, more = await ringers_of(request, bench, packs, table, names, tried.conditioning)
+        ringers, more = await ringers_of(
+            request, bench, packs, table, names, tried.conditioning, partial(_keep, packs, pin=pin)
+        )
     finally:
         bench.kill()
     table_cid = await trio.to_thread.run_sync(_keep, packs, raw_table, pin)
@@ -157,13 +160,15 @@ async def prepare(
         issued_ms=wall_ms,
         expires_ms=wall_ms + round(request.expires_h * 3600 * 1000),
         salt=secrets.token_bytes(16),
-        trust=msgspec.structs.replace(trust, ringers=ringers.hash),
+        trust=msgspec.structs.replace(
+            trust, ringers=ringers.hash, crowd=min(max(1, crowd()), 1_000_000)
+        ),
         work=tried.work,
     )
     check_bounds(manifest)
     return Draft(
         manifest,
-        (model_cid, table_cid, *table.packs),
+        (model_cid, table_cid, *table.packs, *ringers.blobs),
         tuple(names),
         (*unconfined(sandbox.report), *early, *misplaced, *trial.warnings, *more.warnings),
         (*trial.notes, *more.notes),

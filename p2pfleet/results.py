@@ -180,16 +180,21 @@ class NetworkText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     testnet: bool
     owner: str | None
     puzzle_bits: int
+    votes_a_subnet: int
 
     @classmethod
     def of(cls, network: NetworkParameters) -> NetworkText:
         owner = None if network.owner is None else peer_text(network.owner)
-        return cls(network.name, network.testnet, owner, network.puzzle_bits)
+        return cls(
+            network.name, network.testnet, owner, network.puzzle_bits, network.votes_a_subnet
+        )
 
     def parameters(self) -> NetworkParameters:
         """Back again. Raises :class:`Malformed`."""
         owner = None if self.owner is None else parse_peer(self.owner)
-        made = NetworkParameters(self.name, self.testnet, owner, self.puzzle_bits)
+        made = NetworkParameters(
+            self.name, self.testnet, owner, self.puzzle_bits, self.votes_a_subnet
+        )
         try:
             raw = encode(made)
         except OverflowError as error:

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.ids import Cid, Digest, sha256
+from p2pfleet.core.model.ids import Cid, Digest, cid_from_sha256, sha256
 from p2pfleet.core.model.job import UnitInput, UnitTable
 from p2pfleet.core.rules.admission import ringers_hash
 from p2pfleet.core.wire.messages import RINGERS_MAX, OpenRingers, Ringer
@@ -36,6 +36,11 @@ class Ringers(msgspec.Struct, frozen=True):
     secret: bytes = b""
     wall_ms: int = 0
     faults: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def blobs(self) -> tuple[Cid, ...]:
+        """Their outputs, which are kept as long as the job."""
+        return tuple(cid_from_sha256(ringer.digest) for ringer in self.ringers)
 
     @property
     def hash(self) -> Digest | None:
@@ -81,9 +86,16 @@ def how_many(units: int, asked: int | None, unit_ms: int) -> int:
 
 
 async def compute(
-    bench: Bench, packs: Packs, table: UnitTable, count: int, patience_ms: int | None
+    bench: Bench,
+    packs: Packs,
+    table: UnitTable,
+    count: int,
+    patience_ms: int | None,
+    keep: Callable[[bytes], Cid],
 ) -> Ringers:
-    """Draw ``count`` units of ``table`` and run them.
+    """Draw ``count`` units of ``table``, run them, and ``keep`` what they gave.
+
+    The bytes are needed later: another answer may differ from ours in the last digits only.
 
     Stops after ``patience_ms`` of sandbox time (``None``: never), and after ``FAULTS_MAX`` units
     that cannot be run. Raises :class:`P2pfleetError` if a pack cannot be read back, and
@@ -108,6 +120,7 @@ async def compute(
                 break
             continue
         wall_ms += execution.wall_ms
+        await trio.to_thread.run_sync(keep, execution.outputs)
         found.append(Ringer(number, digest_of(execution.outputs)))
     ringers = tuple(sorted(found, key=lambda ringer: ringer.unit))
     return Ringers(ringers, secrets.token_bytes(32), wall_ms, tuple(faults))

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.verified import VerifiedManifest
+from p2pfleet.credit import credit_view, export_receipts
 from p2pfleet.ports import SandboxReport
 from p2pfleet.publishing import Draft, SubmitRequest
 from p2pfleet.results import Progress, write_results
@@ -105,7 +106,7 @@ class RunningNode:
                 publisher=self.peer,
                 wall_ms=self._clock.wall_ms(),
                 pin=partial(self._packs.pin, holder),
-                crowd=max(1, len(node.membership.volunteers())),
+                crowd=lambda: len(node.membership.volunteers()),
                 snapshot=None if snapshot is None else snapshot.hash,
             )
             if drafted is not None:
@@ -242,6 +243,7 @@ class RunningNode:
             stored=stored,
             names=self._unit_names(job),
             view=view,
+            network=self._config.network.parameters,
             store=self._store,
             packs=self._packs,
             progress=progress,
@@ -346,6 +348,16 @@ class RunningNode:
         views = [record_view(standing, known) for known in standing.peers()]
         return sorted(views, key=lambda view: (-view["score"], view["peer"]))
 
+    async def credit(self, publishers: Sequence[PeerId] = ()) -> dict[str, Any]:
+        """What receipts say: earned by this node, and owed for its own jobs; by publisher."""
+        await self._driver.durable()
+        return await trio.to_thread.run_sync(credit_view, self._store, self.peer, publishers)
+
+    async def export_credit(self, file: Path, publishers: Sequence[PeerId] = ()) -> int:
+        """Write the signed receipts to ``file``; returns how many."""
+        await self._driver.durable()
+        return await trio.to_thread.run_sync(export_receipts, self._store, file, publishers)
+
     async def pause(self, for_ms: int | None) -> None:
         """Stop computing, until resumed or for so long."""
         await self._driver.carry_out(ev.PauseRequested(for_ms))
@@ -430,17 +442,21 @@ class RunningNode:
             return await self.unit_run(self.find_job(_text(params, "job")), number)
 
         async def reputation(params: Mapping[str, Any]) -> Any:
-            text = params.get("peer")
-            if text is None:
+            if params.get("peer") is None:
                 return self.reputation(None)
-            try:
-                return self.reputation(parse_peer(_text(params, "peer")))
-            except Malformed as error:
+            return self.reputation(_peer(_text(params, "peer")))
+
+        async def credit(params: Mapping[str, Any]) -> Any:
+            named = params.get("publishers", [])
+            if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
                 raise P2pfleetError(
-                    f"{text!r} is not a peer id: {error}.",
-                    "See `p2pfleet peers`.",
-                    ExitCode.USAGE,
-                ) from error
+                    "'publishers' is no list of peer ids.", "See p2pfleet --help.", ExitCode.USAGE
+                )
+            publishers = [_peer(each) for each in named]
+            if params.get("export") is None:
+                return await self.credit(publishers)
+            file = Path(_text(params, "export"))
+            return {"exported": await self.export_credit(file, publishers)}
 
         async def pause(params: Mapping[str, Any]) -> Any:
             for_ms = params.get("for_ms")
@@ -461,9 +477,18 @@ class RunningNode:
             method.__name__: method
             for method in (
                 ping, status, peers, jobs, job, cancel, results, submit, unit_run, reputation,
-                pause, resume, stop,
+                credit, pause, resume, stop,
             )
         }  # fmt: skip
+
+
+def _peer(text: str) -> PeerId:
+    try:
+        return parse_peer(text)
+    except Malformed as error:
+        raise P2pfleetError(
+            f"{text[:80]!r} is not a peer id: {error}.", "See `p2pfleet peers`.", ExitCode.USAGE
+        ) from error
 
 
 def _text(params: Mapping[str, Any], key: str) -> str:

@@ -6,11 +6,14 @@ and run again with an input moved a little; then the ringers are run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import trio
 
 from p2pfleet.conditioning import Conditioning, examine
 from p2pfleet.core.errors import P2pfleetError
+from p2pfleet.core.model.ids import Cid
 from p2pfleet.core.model.job import Comparison, Exact, Limits, UnitTable
 from p2pfleet.core.rules.comparison import FLOATS
 from p2pfleet.core.rules.consent import STRANGERS_GRADES
@@ -177,6 +180,7 @@ async def ringers_of(
     table: UnitTable,
     names: list[str],
     found: Conditioning,
+    keep: Callable[[bytes], Cid],
 ) -> tuple[Ringers, Findings]:
     """The ringers of the job, and what came of running them.
 
@@ -195,7 +199,8 @@ async def ringers_of(
         return Ringers(), Findings(notes=(note,))
     started = trio.current_time()
     try:
-        ringers = await compute(bench, packs, table, count, PATIENCE_MS if asked is None else None)
+        patience_ms = PATIENCE_MS if asked is None else None
+        ringers = await compute(bench, packs, table, count, patience_ms, keep)
     except ExecutionFault as fault:
         raise P2pfleetError(
             f"The ringers cannot be computed: {_plain(fault.reason)}",

@@ -1,4 +1,4 @@
-"""Checks ``vectors/`` against the second implementation in ``independent.py``.
+"""Checks ``vectors/`` against the second implementation in ``independent*.py``.
 
     python protocol/check_vectors.py [FOLDER]
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import independent as rules
+import independent_credit as crediting
+import independent_trust as trust
 from nacl.signing import SigningKey
 
 
@@ -46,16 +48,16 @@ def identities(case: dict[str, Any]) -> Iterator[Any]:
 
 
 def networks(case: dict[str, Any]) -> Iterator[Any]:
-    parameters = case["name"], case["testnet"], case["owner"], case["puzzle_bits"]
-    data = rules.network_bytes(*parameters)
+    parameters = case["parameters"]
+    data = rules.network_bytes(**parameters)
     if "refused" in case:
         yield refusal(lambda: rules.decode(data, "network")), case["refused"]
         return
-    name = rules.network_id(*parameters)
+    name = rules.network_id(**parameters)
     yield data.hex(), case["encoding"]
     read = rules.decode(data, "network")
-    names = ("name", "testnet", "owner", "puzzle_bits")
-    yield tuple(read[one] for one in names), parameters
+    yield {one: read[one] for one in parameters}, parameters
+    yield len(read), len(parameters) + 1
     yield name, case["id"]
     yield f"/p2pfleet/1/{name[:32]}/announcements", case["topic"]
     yield (b"/p2pfleet/1/rendezvous/" + bytes.fromhex(name)).hex(), case["rendezvous_key"]
@@ -186,30 +188,120 @@ def claims(case: dict[str, Any]) -> Iterator[Any]:
         yield [peer in first for peer in claiming], staying
 
 
+def commitments(case: dict[str, Any]) -> Iterator[Any]:
+    where = [case[name] for name in ("job", "unit", "attempt")]
+    yield trust.seed_hash(case["seed"]), case["seed_hash"]
+    yield trust.nonce(case["seed"], *where), case["nonce"]
+    given = (case["peer"], case["seed"], bytes.fromhex(case["output"]))
+    yield trust.commitment(case["network"], *where, *given), case["commitment"]
+
+
+def sortition(case: dict[str, Any]) -> Iterator[Any]:
+    if "allowance" in case:
+        yield trust.allowance(case["committed"], case["lapsed"]), case["allowance"]
+        return
+    crowd, wanted = case["crowd"], case["wanted"]
+    yield trust.doublings(crowd, wanted), case["doublings"]
+    for peer, drawn, known_ms, newcomer_ms in case["peers"]:
+        ticket = trust.ticket(bytes.fromhex(case["salt"]), case["unit"], bytes.fromhex(peer))
+        yield str(ticket), drawn
+        terms = (ticket, crowd, wanted, case["step_ms"])
+        yield trust.eligible_after_ms(*terms, known=True), known_ms
+        yield trust.eligible_after_ms(*terms, known=False), newcomer_ms
+
+
 def decisions(case: dict[str, Any]) -> Iterator[Any]:
-    given = (case["quorum"], case["replicas_max"], case["votes"], case["failures"])
-    names = ("state", "wanted", "attempt", "digest", "reason")
-    yield rules.decide(*given), [case[name] for name in names]
+    stop, votes, against = case["stop"], case["votes"], case["against"]
+    yield trust.holds(stop, votes, against, case["snapshot"]), case["holds"]
+    more = 0
+    while more < stop["replicas_max"]:
+        if trust.holds(stop, votes + [case["checks"]] * more, against, case["snapshot"]):
+            break
+        more += 1
+    yield more, case["more"]
+
+
+def rankings(case: dict[str, Any]) -> Iterator[Any]:
+    def name(letter: str) -> str:
+        return (letter.encode() * 32).hex()
+
+    def letter(value: str) -> str:
+        return bytes.fromhex(value[:2]).decode()
+
+    ballots = [
+        {
+            "peer": name(peer), "digest": name(digest), "checks": checks, "attempt": attempt,
+            "commit": name(commit), "seen": [name(one) for one in seen],
+        }
+        for peer, digest, checks, attempt, commit, seen in case["ballots"]
+    ]  # fmt: skip
+    found = []
+    for digest in trust.ranking(case["stop"], bytes(16), case["unit"], ballots):
+        votes, against = trust.candidate(digest, ballots)
+        speaking = [letter(one["peer"]) + letter(one["digest"]) for one in against]
+        found.append([letter(digest), [letter(one["peer"]) for one in votes], speaking])
+    yield found, case["ranking"]
 
 
 def certificates(case: dict[str, Any]) -> Iterator[Any]:
     job, manifest = rules.verified(case["manifest"])
     yield job, case["job"]
-    known = dict(rules.verified(one) for one in case["frames"])
-    yield sorted(known), case["hashes"]
+    frames = dict(rules.verified(one) for one in case["frames"])
+    yield sorted(frames), case["hashes"]
+    snapshots = dict(rules.verified(one) for one in case["snapshots"])
+    yield sorted(snapshots), case["snapshot_hashes"]
+    checker = trust.Checker(job, manifest, frames, snapshots)
     for one in case["certificates"]:
         data = bytes.fromhex(one["encoding"])
         yield rules.sha(data), one["sha256"]
-        yield (
-            rules.check_certificate(rules.decode(data, "certificate"), job, manifest, known),
-            one["verdict"],
-        )
+        certificate, output = rules.decode(data, "certificate"), None
+        if "output" in one:
+            output = bytes.fromhex(one["output"])
+            yield rules.sha(output), certificate["digest"]
+        yield checker.verdict(certificate, output), one["verdict"]
+
+
+def snapshots(case: dict[str, Any]) -> Iterator[Any]:
+    job, manifest = rules.verified(case["manifest"])
+    yield job, case["job"]
+    name, snapshot = rules.verified(case["snapshot"])
+    yield name, case["hash"]
+    network, bits = rules.network_id(**case["network"]), case["network"]["puzzle_bits"]
+    yield rules.judge_snapshot(snapshot, network, bits), case["verdict"]
+    yield rules.weighs(snapshot, manifest, case["known"]), case["weighs"]
+
+
+def evidence(case: dict[str, Any]) -> Iterator[Any]:
+    first, second = rules.verified(case["first"]), rules.verified(case["second"])
+    yield [first[0], second[0]], case["hashes"]
+    yield trust.fault(first, second), case["fault"]
+    yield bool(trust.fault(second, first)), bool(case["fault"])
 
 
 def reputation(case: dict[str, Any]) -> Iterator[Any]:
-    value = rules.score(case["agreed"], case["contradicted"])
+    record = trust.after([move for move, times in case["moves"] for _ in range(times)])
+    yield record, case["record"]
+    yield record[2] // 1000, case["checks"]
+    value = trust.score(*record[:2])
     yield [value.numerator, value.denominator], case["score"]
-    yield value >= Fraction(3, 10), case["votes"]
+    yield value >= Fraction(3, 10), case["served"]
+
+
+def credit(case: dict[str, Any]) -> Iterator[Any]:
+    if case["judged"] == "unit":
+        given = [case[name] for name in ("work", "units", "lease_ms", "elapsed_ms")]
+        yield crediting.base(*given[:2]), case["base"]
+        yield crediting.bonus_milli(*given[2:]), case["bonus_milli"]
+        yield crediting.credit(*given), case["credit"]
+    elif case["judged"] == "earners":
+        groups = [case[name] for name in ("voters", "right", "wrong")]
+        yield crediting.earners(*groups), case["earners"]
+    else:
+        name, receipt = rules.verified(case["receipt"])
+        yield name, case["hash"]
+        network, bits = rules.network_id(**case["network"]), case["network"]["puzzle_bits"]
+        known = (case["me"], case["job"], case["held"])
+        yield crediting.judge_receipt(receipt, *known, network, bits), case["verdict"]
 
 
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
@@ -218,7 +310,10 @@ FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "sealed": sealed, "bundles": bundles,
     "records": records, "requirements": requirements, "versions": versions,
     "jobs": jobs, "frames": frames, "claims": claims,
-    "decisions": decisions, "certificates": certificates, "reputation": reputation,
+    "commitments": commitments, "sortition": sortition, "decisions": decisions,
+    "rankings": rankings, "certificates": certificates, "snapshots": snapshots,
+    "evidence": evidence, "reputation": reputation,
+    "credit": credit,
 }  # fmt: skip
 
 

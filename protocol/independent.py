@@ -1,7 +1,8 @@
 """A second implementation of the protocol's rules, small enough to be read in one go.
 
 Built from the chapters beside it on ``msgpack``, ``pynacl`` and the standard library alone: it
-imports nothing of p2pfleet, so that a mistake has to be made twice to stay unnoticed.
+imports nothing of p2pfleet, so that a mistake has to be made twice to stay unnoticed. Which votes
+count, what they amount to and what proves a fault is in ``independent_trust.py``.
 """
 
 from __future__ import annotations
@@ -84,6 +85,18 @@ def many(item: Reader, low: int, high: int) -> Reader:
     return read
 
 
+def ascending(field: str | None, reader: Reader) -> Reader:
+    """A list whose elements (or one field of them) ascend, each once."""
+
+    def read(value: Any) -> list[Any]:
+        found: list[Any] = reader(value)
+        keys = found if field is None else [one[field] for one in found]
+        need(keys == sorted(set(keys)), "order")
+        return found
+
+    return read
+
+
 def record(**fields: Reader) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         need(type(value) is list, "type")
@@ -111,21 +124,46 @@ SIZE, DAY_MS = whole(0, 16 * 2**30), 24 * 3600 * 1000
 LIMITS = record(
     memory_bytes=whole(2**20, 2**40), cpu_ms=whole(1, DAY_MS), output_bytes=whole(1, 2**32)
 )
-COMPARISON = tagged(("exact", "Exact", record()))
-STOP = tagged(("quorum", "FixedQuorum", record(quorum=whole(1, 32), replicas_max=whole(1, 64))))
+COMPARISON = tagged(
+    ("exact", "Exact", record()),
+    ("tolerance", "Tolerance", record(outputs=ascending("name", many(record(
+        name=text(1, 256), absolute=whole(0, 10**9), relative=whole(0, 10**7)), 0, 64)))),
+)  # fmt: skip
+STOP = tagged(
+    ("quorum", "FixedQuorum", record(quorum=whole(1, 32), replicas_max=whole(1, 64))),
+    ("confidence", "Confidence", record(
+        error_ppb=whole(1, 5 * 10**8), faulty_ppm=whole(1, 5 * 10**5), replicas_max=whole(1, 64))),
+)  # fmt: skip
+TRUST = record(
+    model_class=text(1, 64), snapshot=nullable(HASH), ringers=nullable(HASH),
+    audit_ppm=whole(0, 10**6), crowd=whole(1, 10**6), step_ms=whole(100, 3_600_000),
+    window_ms=whole(100, 3_600_000),
+)  # fmt: skip
 UNITS = many(UNIT, 1, 4096)
+INDEX, ITEM = whole(0, 1023), whole(0, 255)
+VOTE = record(frame=HASH, index=INDEX, item=ITEM)
 ENTRY = tagged(
     (1, "Claim", record(units=UNITS)),
     (2, "Release", record(units=UNITS)),
-    (3, "Reveal", record(unit=UNIT, attempt=ATTEMPT, digest=HASH, length=SIZE)),
+    (3, "Reveal", record(
+        commit=HASH, index=INDEX, seed=HASH,
+        items=many(record(unit=UNIT, attempt=ATTEMPT, digest=HASH, length=SIZE), 1, 256),
+        seen=ascending(None, many(HASH, 0, 256)))),
     (4, "Failure", record(unit=UNIT, attempt=ATTEMPT, reason=text(0, 200))),
-)
+    (5, "Commit", record(
+        seed_hash=HASH,
+        items=many(record(unit=UNIT, attempt=ATTEMPT, commitment=HASH), 1, 256))),
+    (6, "Endorse", record(unit=UNIT, attempt=ATTEMPT, own=VOTE, digest=HASH)),
+    (7, "Audit", record(unit=UNIT, digest=HASH)),
+    (8, "OpenRingers", record(
+        secret=HASH, ringers=many(record(unit=UNIT, digest=HASH), 1, 128))),
+)  # fmt: skip
 BODY = tagged(
     ("p2pfleet/1/manifest", "Manifest", record(
         network=HASH, publisher=HASH, name=text(1, 120), model=CID, model_bytes=SIZE, table=CID,
         table_bytes=SIZE, units=whole(1, 1_000_000), total_bytes=whole(0, 2**50), limits=LIMITS,
         comparison=COMPARISON, stop=STOP, shards=whole(1, 4096), lease_ms=whole(1000, DAY_MS),
-        issued_ms=COUNT, expires_ms=COUNT, salt=octets(16, 16))),
+        issued_ms=COUNT, expires_ms=COUNT, salt=octets(16, 16), trust=TRUST, work=COUNT)),
     ("p2pfleet/1/closure", "Closure", record(
         network=HASH, job=HASH, publisher=HASH, completed=boolean, issued_ms=COUNT)),
     ("p2pfleet/1/peer", "PeerRecord", record(
@@ -140,17 +178,24 @@ BODY = tagged(
     ("p2pfleet/1/frame", "Frame", record(
         network=HASH, job=HASH, author=HASH, incarnation=COUNT, sequence=COUNT,
         entries=many(ENTRY, 1, 1024))),
+    ("p2pfleet/1/snapshot", "Snapshot", record(
+        network=HASH, publisher=HASH, model_class=text(1, 64), number=COUNT, issued_ms=COUNT,
+        records=ascending("peer", many(record(peer=HASH, checks=whole(1, 10**6)), 0, 768)))),
+    ("p2pfleet/1/receipt", "Receipt", record(
+        network=HASH, job=HASH, publisher=HASH, peer=HASH, number=COUNT, units=whole(1, 10**6),
+        work=whole(1, 2**62 - 1), credit=whole(1, 2**63 - 2), issued_ms=COUNT)),
 )  # fmt: skip
 SEALED = record(body=octets(1, 32 * 1024), signer=HASH, signature=KEY_SIGNATURE)
-VOTE = record(frame=HASH, index=whole(0, 1023))
 POSITION = record(author=HASH, incarnation=COUNT, next_sequence=COUNT)
 MESSAGE = tagged(
     ("hello", "Hello", record(network=HASH, version=whole(0, 65535), record=SEALED)),
     ("deliver", "Deliver", record(sealed=SEALED)),
     ("jobs", "JobsSummary", record(open=many(HASH, 0, 512), closed=many(HASH, 0, 512))),
-    ("frames", "FramesSummary", record(job=HASH, positions=many(POSITION, 0, 1024))),
+    ("frames", "FramesSummary", record(
+        job=HASH, positions=many(POSITION, 0, 1024), snapshot=whole(-1, 2**53 - 1))),
     ("wanted", "Wanted", record(job=HASH, units=many(UNIT, 1, 1024))),
-)
+    ("proof", "Proof", record(first=SEALED, second=SEALED)),
+)  # fmt: skip
 BLOB_MESSAGE = tagged(
     ("want", "BlobRequest", record(network=HASH, cid=CID, offset=SIZE, length=SIZE)),
     ("have", "BlobHeader", record(found=boolean, length=SIZE)),
@@ -158,7 +203,7 @@ BLOB_MESSAGE = tagged(
 NETWORK = tagged(
     ("p2pfleet/1/network", "NetworkParameters",
      record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean, owner=nullable(HASH),
-            puzzle_bits=whole(0, 40))),
+            puzzle_bits=whole(0, 40), votes_a_subnet=whole(0, 64))),
 )  # fmt: skip
 TABLE = record(
     packs=many(CID, 1, 1024),
@@ -166,7 +211,10 @@ TABLE = record(
         record(pack=whole(0, 1023), offset=SIZE, length=SIZE, sha256=HASH), 1, 1_000_000
     ),
 )  # fmt: skip
-CERTIFICATE = record(job=HASH, unit=UNIT, attempt=ATTEMPT, digest=HASH, votes=many(VOTE, 1, 64))
+CERTIFICATE = record(
+    job=HASH, unit=UNIT, digest=HASH, snapshot=nullable(HASH), votes=many(VOTE, 0, 64),
+    against=many(VOTE, 0, 64), audit=nullable(VOTE),
+)  # fmt: skip
 WIDTHS = {
     "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2,
     "uint32": 4, "uint64": 8, "float16": 2, "float32": 4, "float64": 8,
@@ -190,9 +238,9 @@ def bundle(value: Any) -> list[Any]:
 # What is read, as what, and how long it may be.
 KINDS: dict[str, tuple[Reader, int]] = {
     "body": (BODY, 32 * 1024), "entry": (ENTRY, 32 * 1024), "announcement": (SEALED, 8 * 1024),
-    "message": (MESSAGE, 64 * 1024), "blob message": (BLOB_MESSAGE, 256),
+    "message": (MESSAGE, 68 * 1024), "blob message": (BLOB_MESSAGE, 256),
     "network": (NETWORK, 1024), "table": (TABLE, 64 * 2**20), "bundle": (bundle, 16 * 2**30),
-    "certificate": (CERTIFICATE, 32 * 1024), "sealed": (SEALED, 64 * 1024),
+    "certificate": (CERTIFICATE, 32 * 1024), "sealed": (SEALED, 68 * 1024),
 }  # fmt: skip
 
 
@@ -262,7 +310,8 @@ def open_sealed(sealed: dict[str, Any]) -> dict[str, Any]:
         raise Refused("signature") from error
     value: dict[str, Any] = decode(body, "body")
     named = {"Manifest": "publisher", "Closure": "publisher", "PeerRecord": "peer",
-             "Requirement": "owner", "Frame": "author"}  # fmt: skip
+             "Requirement": "owner", "Frame": "author", "Snapshot": "publisher",
+             "Receipt": "publisher"}  # fmt: skip
     need(value[named[value["is"]]] == sealed["signer"], "signer")
     return value
 
@@ -273,13 +322,16 @@ def verified(given: str) -> tuple[str, dict[str, Any]]:
     return sha(bytes.fromhex(sealed["body"])), open_sealed(sealed)
 
 
-def network_bytes(name: str, testnet: bool, owner: str | None, puzzle_bits: int) -> bytes:
+def network_bytes(
+    name: str, testnet: bool, owner: str | None, puzzle_bits: int, votes_a_subnet: int
+) -> bytes:
     key = None if owner is None else bytes.fromhex(owner)
-    return bytes(msgpack.packb(["p2pfleet/1/network", name, testnet, key, puzzle_bits]))
+    fields = ["p2pfleet/1/network", name, testnet, key, puzzle_bits, votes_a_subnet]
+    return bytes(msgpack.packb(fields))
 
 
-def network_id(name: str, testnet: bool, owner: str | None, puzzle_bits: int) -> str:
-    return sha(network_bytes(name, testnet, owner, puzzle_bits))
+def network_id(**parameters: Any) -> str:
+    return sha(network_bytes(**parameters))
 
 
 def puzzle(network: str, key: str) -> tuple[str, int]:
@@ -356,7 +408,7 @@ def judge_manifest(manifest: dict[str, Any], network: str, bits: int, wall_ms: i
         return "reject network"
     if not fits(network, manifest["publisher"], bits):
         return "reject puzzle"
-    if manifest["stop"]["replicas_max"] < manifest["stop"]["quorum"]:
+    if manifest["stop"]["replicas_max"] < manifest["stop"].get("quorum", 0):
         wrong.append("reject quorum")
     if not all(manifest[one].startswith(CID_PREFIX.hex()) for one in ("model", "table")):
         wrong.append("reject cid")
@@ -380,13 +432,51 @@ def judge_frame(frame: dict[str, Any], manifest: dict[str, Any], bits: int) -> s
         return "reject network"
     if not fits(frame["network"], frame["author"], bits):
         return "reject puzzle"
-    if frame["author"] == manifest["publisher"]:
-        return "reject publisher"
-    units = [unit for one in frame["entries"] for unit in one.get("units", [one.get("unit")])]
-    if max(units) >= manifest["units"]:
-        return "reject unit"
-    longest = max(one.get("length", 0) for one in frame["entries"])
-    return "accept" if longest <= manifest["limits"]["output_bytes"] else "reject length"
+    for entry in frame["entries"]:
+        if (entry["is"] in ("Audit", "OpenRingers")) != (frame["author"] == manifest["publisher"]):
+            return "reject publisher"
+        if max(units_of(entry)) >= manifest["units"]:
+            return "reject unit"
+        items = entry.get("items", [])
+        if any(one.get("length", 0) > manifest["limits"]["output_bytes"] for one in items):
+            return "reject length"
+        if len({(one["unit"], one["attempt"]) for one in items}) < len(items):
+            return "reject twice"
+        if entry["is"] == "Endorse" and manifest["comparison"]["is"] == "Exact":
+            return "reject endorsement"
+        if entry["is"] == "OpenRingers" and ringers_hash(entry) != manifest["trust"]["ringers"]:
+            return "reject ringers"
+    return "accept"
+
+
+def units_of(entry: dict[str, Any]) -> list[int]:
+    """The units that an entry is about."""
+    listed = entry.get("items", entry.get("ringers"))
+    if listed is not None:
+        return [one["unit"] for one in listed]
+    return list(entry["units"]) if "units" in entry else [entry["unit"]]
+
+
+def ringers_hash(opened: dict[str, Any]) -> str:
+    pairs = [[one["unit"], bytes.fromhex(one["digest"])] for one in opened["ringers"]]
+    return sha(
+        b"p2pfleet-ringers-1:" + bytes.fromhex(opened["secret"]) + bytes(msgpack.packb(pairs))
+    )
+
+
+def judge_snapshot(snapshot: dict[str, Any], network: str, bits: int) -> str:
+    if snapshot["network"] != network:
+        return "reject network"
+    return "accept" if fits(network, snapshot["publisher"], bits) else "reject puzzle"
+
+
+def weighs(snapshot: dict[str, Any], manifest: dict[str, Any], known: int) -> bool:
+    """Whether a snapshot weighs votes in a job from now on, where one of number ``known`` did."""
+    return bool(
+        snapshot["publisher"] == manifest["publisher"]
+        and snapshot["model_class"] == manifest["trust"]["model_class"]
+        and snapshot["number"] > known
+    )
 
 
 def judge_table(data: bytes, manifest: dict[str, Any]) -> str:
@@ -412,7 +502,7 @@ class FrameLog:
     """Which frames of a job are here; the same rules as in ``frames.md``."""
 
     def __init__(self, units: int, leases: int) -> None:
-        self.budget = 256 + 8 * units + min(128 * leases, 1_000_000)
+        self.budget = 256 + 24 * units + min(128 * leases, 1_000_000)
         self.next: dict[tuple[str, int], int] = {}
         self.ahead: dict[tuple[str, int], set[int]] = {}
         self.written: dict[str, int] = {}
@@ -448,7 +538,7 @@ class FrameLog:
         return replies
 
 
-# ---- claims.md, certificates.md, reputation.md -----------------------------------------------
+# ---- claims.md -------------------------------------------------------------------------------
 
 
 def rank(salt: bytes, unit: int, peer: bytes) -> bytes:
@@ -461,60 +551,6 @@ def lease_units(mean_ms: int | None, slots: int, remaining: int, volunteers: int
         return 2 * slots
     share = ceil(Fraction(remaining, 2 * volunteers))
     return max(slots, min(64, slots * round(Fraction(2000, mean_ms)), share))
-
-
-def decide(quorum: int, replicas_max: int, votes: list[str], failures: list[str]) -> list[Any]:
-    """State, further replicas wanted, attempt, the digest that won, the reason of a failure."""
-    counts = [*sorted((votes.count(one) for one in set(votes)), reverse=True), 0, 0]
-    first, second = counts[:2]
-    attempt = max(0, second - quorum + 1)
-    replicas = len(votes) + len(failures)
-    if first >= quorum + attempt:
-        return ["certified", 0, attempt, max(votes, key=votes.count), None]
-    exhausted = replicas >= replicas_max
-    hopeless = len(failures) >= quorum and not votes
-    if hopeless or (exhausted and failures and len(failures) >= first):
-        reason = min(set(failures), key=lambda one: (-failures.count(one), one))
-        return ["failed", 0, 0, None, reason]
-    if exhausted:
-        return ["failed", 0, 0, None, None]
-    wanted = min(quorum + attempt - first, replicas_max - replicas)
-    return ["contested" if attempt else "open", wanted, attempt, None, None]
-
-
-def check_certificate(
-    certificate: dict[str, Any],
-    job: str,
-    manifest: dict[str, Any],
-    frames: dict[str, dict[str, Any]],
-) -> str:
-    if certificate["job"] != job:
-        return "job"
-    if certificate["unit"] >= manifest["units"]:
-        return "unit"
-    voters = set()
-    for vote in certificate["votes"]:
-        frame = frames.get(vote["frame"])
-        if frame is None:
-            return "frame"
-        if frame["job"] != job or frame["network"] != manifest["network"]:
-            return "elsewhere"
-        if vote["index"] >= len(frame["entries"]):
-            return "index"
-        entry = frame["entries"][vote["index"]]
-        if entry["is"] != "Reveal":
-            return "no vote"
-        if (entry["unit"], entry["digest"]) != (certificate["unit"], certificate["digest"]):
-            return "other vote"
-        if frame["author"] == manifest["publisher"]:
-            return "publisher"
-        voters.add(frame["author"])
-    needed = manifest["stop"]["quorum"] + certificate["attempt"]
-    return "holds" if len(voters) >= needed else "voters"
-
-
-def score(agreed: int, contradicted: int) -> Fraction:
-    return Fraction(agreed + 1, agreed + contradicted + 2)
 
 
 # ---- results.md ------------------------------------------------------------------------------

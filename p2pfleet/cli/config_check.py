@@ -55,6 +55,7 @@ def config_document(found: NodeConfig) -> dict[str, object]:
         "id": found.network.id.hex(),
         "owner": None if parameters.owner is None else peer_text(parameters.owner),
         "puzzle_bits": parameters.puzzle_bits,
+        "votes_a_subnet": parameters.votes_a_subnet,
         "onnxruntime_min": None if requirement is None else requirement.onnxruntime,
     }
     return document

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +11,20 @@ import click
 from p2pfleet.cli.folders import join_network
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.local_network import MAX_NODES, LocalNetwork
-from p2pfleet.cli.logs import log_to_file
+from p2pfleet.cli.local_publication import publish_here, temporary_folder
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes, table
-from p2pfleet.cli.waiting import outcome, succeeded, wait_inside
-from p2pfleet.config import load_config, load_network
+from p2pfleet.cli.waiting import outcome, succeeded
+from p2pfleet.config import load_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.resources import resource_path
 
 if TYPE_CHECKING:
-    from p2pfleet.app import RunningNode
     from p2pfleet.cli.demo_answers import Comparison
     from p2pfleet.verify import Verification
 
 UNIT_IMAGES = 50
-ACQUAINTANCE_S = 20.0
 QUORUM = 2
-PATIENCE_S = 60.0
 
 
 @click.command(epilog=exit_codes(ExitCode.NO_PEERS))
@@ -64,7 +57,7 @@ def demo(output: Output, nodes: int, liars: int, timeout_s: int, keep: bool) -> 
         )
     begin = time.monotonic()
     interruptions = Interruptions()
-    with interruptions.raised(), _own_folder(output, interruptions, keep) as folder:
+    with interruptions.raised(), temporary_folder(output, interruptions, "demo", keep) as folder:
         network = LocalNetwork(folder / "network", output.note)
         try:
             output.note(f"starting {nodes} volunteers, {liars} of them told to lie")
@@ -80,67 +73,36 @@ def demo(output: Output, nodes: int, liars: int, timeout_s: int, keep: bool) -> 
     return ExitCode.OK if document["ok"] else ExitCode.FAILED
 
 
-@contextmanager
-def _own_folder(output: Output, interruptions: Interruptions, keep: bool) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="p2pfleet-demo-"))
-    try:
-        yield folder
-    finally:
-        with interruptions.held():
-            if keep:
-                output.note(f"kept: {folder}")
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def _publish(
     output: Output, network: LocalNetwork, folder: Path, deadline: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Publish the digits from a node in this process; the finished job and the records of peers."""
-    from p2pfleet.cli.embedded import with_node
+    from p2pfleet.submission import SubmitRequest
 
     data_dir = folder / "publisher"
     join_network(data_dir, load_network(network.network_file))
-    log_to_file(data_dir / "node.log", "debug" if output.debug else "info")
-    config = load_config(
-        None, data_dir=data_dir, listen=("/ip4/127.0.0.1/tcp/0",), roles=("publisher",)
-    )
     digits = resource_path("testnet", "jobs", "digits")
-
-    async def publish(node: RunningNode) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        import trio
-
-        from p2pfleet.app import SubmitRequest
-
-        with trio.move_on_after(deadline - time.monotonic()):
-            # So short a job would be over before late acquaintances heard of it, liars included.
-            with trio.move_on_after(ACQUAINTANCE_S):
-                while len(node.peers()) < len(network.nodes):
-                    await node.wait_changed()
-            job = await node.submit(
-                SubmitRequest(
-                    model=str(digits / "digits.onnx"),
-                    inputs=(str(digits / "digits.npz"),),
-                    name="digits",
-                    quorum=QUORUM,
-                    split=f"0:{UNIT_IMAGES}",
-                )
-            )
-            output.note(f"published job {job.hex()[:12]}, quorum {QUORUM}")
-            found = await wait_inside(
-                node, job, output, PATIENCE_S, "The demo stops here; run it with --keep for logs."
-            )
-            await node.results(job, folder / "results")
-            return found, node.reputation(None)
+    published = publish_here(
+        output,
+        network,
+        data_dir,
+        folder / "results",
+        SubmitRequest(
+            model=str(digits / "digits.onnx"),
+            inputs=(str(digits / "digits.npz"),),
+            name="digits",
+            quorum=QUORUM,
+            split=f"0:{UNIT_IMAGES}",
+        ),
+        until=lambda: deadline,
+        go_on="The demo stops here; run it with --keep for logs.",
+    )
+    if published.late:
         raise P2pfleetError(
             "the demo did not finish in time.",
             "This machine may be too busy: try --timeout 1800, and --keep to see the logs.",
         )
-
-    ended = with_node(config, publish, stop_note=lambda: output.note("stopping"))
-    if ended.result is None:
-        raise KeyboardInterrupt
-    return ended.result
+    return published.job, published.records
 
 
 def _judge(
@@ -155,9 +117,7 @@ def _judge(
 
     results = folder / "results"
     verification = verify_results(results)
-    comparison = compare(
-        results, resource_path("testnet", "jobs", "digits"), int(job["units"]), UNIT_IMAGES
-    )
+    comparison = compare(results, resource_path("testnet", "jobs", "digits"), UNIT_IMAGES)
     records = {record["peer"]: record for record in reputation}
     nodes = []
     for node in network.nodes:

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 
-from p2pfleet.adapters.inputs import Array, arrays_from_bundle, outputs_path, read_outputs_file
-from p2pfleet.core.errors import Malformed, P2pfleetError
-
-MAX_OUTPUT_BYTES = 64 * 2**20
+from p2pfleet.adapters.inputs import Array, arrays_from_bundle
+from p2pfleet.cli.plain_answers import kept_answer, right_answers
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -23,43 +20,25 @@ class Comparison(msgspec.Struct, frozen=True):
     accuracy: float
 
 
-def compare(results: Path, job: Path, units: int, unit_images: int) -> Comparison:
+def compare(results: Path, job: Path, unit_images: int) -> Comparison:
     """Hold a results folder against the job's folder (model, images, labels).
 
     Unit ``u`` holds images ``u * unit_images`` and following; a unit without an answer is wrong.
     """
-    with np.load(job / "digits.npz", allow_pickle=False) as archive:
-        images = archive["image"]
     labels = np.load(job / "labels.npy", allow_pickle=False)
-    session = onnxruntime.InferenceSession(
-        str(job / "digits.onnx"), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
+    expected = right_answers(job / "digits.onnx", (job / "digits.npz",), f"0:{unit_images}")
     equal = True
     right = 0
-    for unit in range(units):
-        part = slice(unit * unit_images, (unit + 1) * unit_images)
-        expected = dict(zip(names, session.run(names, {"image": images[part]}), strict=True))
-        found = _outputs(results, unit)
-        equal = equal and _same(found, expected)
-        answers = found.get("label")
-        if answers is not None and answers.shape == labels[part].shape:
-            right += int((answers == labels[part]).sum())
-    return Comparison(len(images), equal, right / len(images))
+    for unit, answer in enumerate(expected):
+        found = kept_answer(results, unit)
+        equal = equal and found == answer
+        if found is not None:
+            right += _hits(found, labels[unit * unit_images : (unit + 1) * unit_images])
+    return Comparison(len(labels), equal, right / len(labels))
 
 
-def _outputs(results: Path, unit: int) -> dict[str, Array]:
-    path = outputs_path(results, unit)
-    try:
-        return dict(arrays_from_bundle(read_outputs_file(path), MAX_OUTPUT_BYTES))
-    except (P2pfleetError, Malformed):
-        return {}
-
-
-def _same(found: dict[str, Array], expected: dict[str, Array]) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[name].dtype == array.dtype
-        and found[name].shape == array.shape
-        and found[name].tobytes() == array.tobytes()
-        for name, array in expected.items()
-    )
+def _hits(bundle: bytes, labels: Array) -> int:
+    answers = arrays_from_bundle(bundle, len(bundle)).get("label")
+    if answers is None or answers.shape != labels.shape:
+        return 0
+    return int((answers == labels).sum())

@@ -16,11 +16,17 @@ from p2pfleet.config import (
     write_file,
 )
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.network import NetworkFile, NetworkParameters
+from p2pfleet.core.model.network import (
+    DEFAULT_VOTES_A_SUBNET,
+    NetworkFile,
+    NetworkParameters,
+)
 from p2pfleet.core.model.puzzle import DEFAULT_BITS
 
 PROFILES = ("vehicle", "volunteer", "publisher", "bootstrap")
-DEFAULT_NETWORK = NetworkFile(NetworkParameters("p2pfleet", puzzle_bits=DEFAULT_BITS))
+DEFAULT_NETWORK = NetworkFile(
+    NetworkParameters("p2pfleet", puzzle_bits=DEFAULT_BITS, votes_a_subnet=DEFAULT_VOTES_A_SUBNET)
+)
 
 
 @dataclass(frozen=True)

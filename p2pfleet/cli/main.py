@@ -35,6 +35,7 @@ _COMMANDS = {
     "verify": "verify:verify",
     "peers": "control:peers",
     "reputation": "control:reputation",
+    "credit": "credit:credit",
     "testnet": "testnet:testnet",
     "demo": "demo:demo",
     "sim": "sim:sim",

@@ -14,7 +14,13 @@ from p2pfleet.cli.output import Output, exit_codes
 from p2pfleet.config import default_data_dir, load_network, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
-from p2pfleet.core.model.network import MAX_PUZZLE_BITS, NetworkFile, NetworkParameters
+from p2pfleet.core.model.network import (
+    DEFAULT_VOTES_A_SUBNET,
+    MAX_PUZZLE_BITS,
+    MAX_VOTES_A_SUBNET,
+    NetworkFile,
+    NetworkParameters,
+)
 from p2pfleet.core.model.puzzle import DEFAULT_BITS, fits
 
 if TYPE_CHECKING:
@@ -45,6 +51,11 @@ def network() -> None:
     help="Work in every identity; one more doubles it, 0 asks for none"
     f" (default: {DEFAULT_BITS}, some seconds; with --testnet 0).",
 )  # fmt: skip
+@click.option(
+    "--votes-a-subnet", type=click.IntRange(0, MAX_VOTES_A_SUBNET), metavar="N",
+    help="Answers to one unit that count from one /24 (IPv4) or /48 (IPv6); 0 for any number"
+    f" (default: {DEFAULT_VOTES_A_SUBNET}; with --testnet 0).",
+)  # fmt: skip
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="A node to start from.")
 @owners_folder
 @common
@@ -56,6 +67,7 @@ def create(
     testnet: bool,
     owned: bool,
     puzzle_bits: int | None,
+    votes_a_subnet: int | None,
     bootstrap: tuple[str, ...],
     data_dir: Path | None,
 ) -> None:
@@ -67,7 +79,10 @@ def create(
     owner = _signer(data_dir).peer if owned else None
     if puzzle_bits is None:
         puzzle_bits = 0 if testnet else DEFAULT_BITS
-    found = NetworkFile(NetworkParameters(name, testnet, owner, puzzle_bits), bootstrap)
+    if votes_a_subnet is None:
+        votes_a_subnet = 0 if testnet else DEFAULT_VOTES_A_SUBNET
+    parameters = NetworkParameters(name, testnet, owner, puzzle_bits, votes_a_subnet)
+    found = NetworkFile(parameters, bootstrap)
     save_network(file, found)
     try:
         found = load_network(file)
@@ -141,6 +156,7 @@ def _show(output: Output, file: Path, found: NetworkFile) -> None:
         "testnet": found.parameters.testnet,
         "owner": None if owner is None else peer_text(owner),
         "puzzle_bits": bits,
+        "votes_a_subnet": found.parameters.votes_a_subnet,
         "bootstrap": list(found.bootstrap),
         "requirement": None
         if asked is None

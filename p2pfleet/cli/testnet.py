@@ -13,6 +13,7 @@ from p2pfleet.cli.local_network import MAX_NODES, LocalNetwork, NodeRecord
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes, table
 from p2pfleet.cli.processes import is_alive
+from p2pfleet.cli.testnet_run import run
 from p2pfleet.config import default_data_dir
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 
@@ -25,6 +26,9 @@ _directory = click.option(
 @click.group()
 def testnet() -> None:
     """A network of real nodes on this machine, for trying things."""
+
+
+testnet.add_command(run)
 
 
 @testnet.command(epilog=exit_codes())

@@ -115,6 +115,29 @@ class SaveRecords(_Effect, frozen=True, tag="SaveRecords"):
     rows: tuple[RecordRow, ...]
 
 
+class Earning(_Effect, frozen=True):
+    """What one settled unit earned one volunteer."""
+
+    unit: int
+    peer: PeerId
+    credit: int
+
+
+class SaveEarnings(_Effect, frozen=True, tag="SaveEarnings"):
+    """What settled units of a job of this node's own earned. Each (job, unit, peer) earns once."""
+
+    job: JobId
+    rows: tuple[Earning, ...]
+
+
+class SaveReceipt(_Effect, frozen=True, tag="SaveReceipt"):
+    """A receipt, of this node's own as a publisher or for it as a volunteer, before it is announced
+    or used. Of one (job, peer) the highest number stays."""
+
+    job: JobId
+    receipt: Sealed
+
+
 class SaveSnapshot(_Effect, frozen=True, tag="SaveSnapshot"):
     """A trust snapshot that weighs votes in a job here."""
 
@@ -137,7 +160,7 @@ class SaveRequirement(_Effect, frozen=True, tag="SaveRequirement"):
 
 
 class ForgetJob(_Effect, frozen=True, tag="ForgetJob"):
-    """Drop the frames, seeds, snapshots and the ledger of a job; its moves stay."""
+    """Drop the frames, seeds, snapshots and the ledger of a job; moves and receipts stay."""
 
     job: JobId
 
@@ -151,6 +174,8 @@ Write = (
     | SaveMoves
     | VoidMoves
     | SaveRecords
+    | SaveEarnings
+    | SaveReceipt
     | SaveSnapshot
     | SaveProof
     | SaveRequirement
@@ -186,6 +211,14 @@ class SendFrames(_Effect, frozen=True, tag="SendFrames"):
     incarnation: int
     first: int
     end: int
+
+
+class SendReceipts(_Effect, frozen=True, tag="SendReceipts"):
+    """Send ``peer`` the stored receipts for it of the jobs of this node's own in which it earned
+    something, the last ``most`` jobs."""
+
+    peer: PeerId
+    most: int
 
 
 class Gossip(_Effect, frozen=True, tag="Gossip"):
@@ -312,6 +345,7 @@ Act = (
     Sign
     | Send
     | SendFrames
+    | SendReceipts
     | Gossip
     | Report
     | OpenJob

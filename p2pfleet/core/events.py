@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.effects import Move, OwnSeed, RecordRow, UnitRow
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, UnitRow
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.messages import AuthorPosition, RevealItem, Ringer
@@ -12,6 +12,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
@@ -54,7 +55,10 @@ class ProofRestored(_Event, frozen=True, tag="ProofRestored"):
 
 class JobRestored(_Event, frozen=True, tag="JobRestored"):
     """A job from the store, with its ledger, the moves of records that it brought about so far (in
-    the order in which they were first saved), its trust snapshots and this node's own seeds."""
+    the order in which they were first saved), its trust snapshots and this node's own seeds.
+
+    ``earnings`` are what its settled units earned so far, ``receipts`` those issued for them, both
+    for an open job of this node's own; of somebody else's job the receipt that this node holds."""
 
     manifest: VerifiedManifest
     own: bool
@@ -64,6 +68,8 @@ class JobRestored(_Event, frozen=True, tag="JobRestored"):
     moves: tuple[Move, ...]
     snapshots: tuple[VerifiedSnapshot, ...] = ()
     seeds: tuple[OwnSeed, ...] = ()
+    earnings: tuple[Earning, ...] = ()
+    receipts: tuple[VerifiedReceipt, ...] = ()
 
 
 class FrameRestored(_Event, frozen=True, tag="FrameRestored"):
@@ -98,9 +104,10 @@ class ResumeRequested(_Event, frozen=True, tag="ResumeRequested"):
 
 
 class PeerConnected(_Event, frozen=True, tag="PeerConnected"):
-    """A connection to ``peer`` stands."""
+    """A connection to ``peer`` stands; ``address`` is its multiaddress as the connection has it."""
 
     peer: PeerId
+    address: str = ""
 
 
 class PeerDisconnected(_Event, frozen=True, tag="PeerDisconnected"):
@@ -184,6 +191,13 @@ class SnapshotReceived(_Event, frozen=True, tag="SnapshotReceived"):
 
     source: PeerId
     snapshot: VerifiedSnapshot
+
+
+class ReceiptReceived(_Event, frozen=True, tag="ReceiptReceived"):
+    """A receipt, from ``source`` (the node's own id: signed here)."""
+
+    source: PeerId
+    receipt: VerifiedReceipt
 
 
 class ProofReceived(_Event, frozen=True, tag="ProofReceived"):
@@ -324,6 +338,7 @@ Event = (
     | RecordSigned
     | RequirementReceived
     | SnapshotReceived
+    | ReceiptReceived
     | ProofReceived
     | RingersKnown
     | CancelRequested

@@ -69,8 +69,10 @@ def verdict(candidate: bytes, own: bytes, comparison: Exact | Tolerance) -> str:
     """What ``Compared`` says of the bundle ``candidate`` beside ``own``: same, near or different.
 
     *near* is not the same answer, but within :data:`NEAR` times what the job allows each output, or
-    what the defaults allow if that is more (for an exact job always). Whatever has to be equal
-    (integers, truths, the places of NaNs and infinities, names and shapes) is not loosened by it. As :func:`same_answer`, never raises for what is in the bundles.
+    what the defaults allow if that is more (for an exact job always), and never beyond
+    :data:`NEAR_MOST`. Whatever has to be equal (integers, truths, the places of NaNs and
+    infinities, names and shapes) is not loosened by it. As :func:`same_answer`, never raises for
+    what is in the bundles.
     """
     if same_answer(candidate, own, comparison):
         return "same"

@@ -27,6 +27,7 @@ from p2pfleet.core.effects import (
     Report,
     Send,
     SendFrames,
+    SendReceipts,
     SetPaused,
     ShutJob,
     Sign,
@@ -41,6 +42,7 @@ from p2pfleet.core.events import (
     ManifestReceived,
     PeerDisconnected,
     ProofReceived,
+    ReceiptReceived,
     RecordSigned,
     RequirementReceived,
     SnapshotReceived,
@@ -54,6 +56,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
@@ -210,6 +213,8 @@ class Driver:
                 return RequirementReceived(me, verified)
             case VerifiedSnapshot():
                 return SnapshotReceived(me, verified)
+            case VerifiedReceipt():
+                return ReceiptReceived(me, verified)
 
     # ---- out ---------------------------------------------------------------------------------
 
@@ -222,6 +227,8 @@ class Driver:
                 self._send(peers, message)
             case SendFrames():
                 nursery.start_soon(self._send_frames, effect)
+            case SendReceipts():
+                nursery.start_soon(self._send_receipts, effect)
             case Prove():
                 nursery.start_soon(self._prove, effect)
             case Gossip(sealed=sealed):
@@ -295,4 +302,9 @@ class Driver:
             effect.end,
         )
         for sealed in frames:
+            self._send((effect.peer,), Deliver(sealed))
+
+    async def _send_receipts(self, effect: SendReceipts) -> None:
+        receipts = await trio.to_thread.run_sync(self._store.receipts_for, effect.peer, effect.most)
+        for sealed in receipts:
             self._send((effect.peer,), Deliver(sealed))

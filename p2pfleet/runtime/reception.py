@@ -22,6 +22,7 @@ from p2pfleet.core.events import (
     PeerConnected,
     PeerDisconnected,
     ProofReceived,
+    ReceiptReceived,
     RequirementReceived,
     SnapshotReceived,
     WantedReceived,
@@ -46,6 +47,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
@@ -98,7 +100,7 @@ def interpret(event: NetworkEvent, network: NetworkId) -> Interpreted:
     """What one network event means to the core, or the verdict on it. Never raises."""
     match event:
         case Connected(peer=peer):
-            return PeerConnected(peer)
+            return PeerConnected(peer, event.address)
         case Disconnected(peer=peer):
             return PeerDisconnected(peer)
         case Announced(peer=peer, data=data):
@@ -151,6 +153,8 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
             return RequirementReceived(peer, verified)
         case VerifiedSnapshot():
             return SnapshotReceived(peer, verified)
+        case VerifiedReceipt():
+            return ReceiptReceived(peer, verified)
         case VerifiedRecord():
             return peer, Ignore("a peer record outside a hello")
 

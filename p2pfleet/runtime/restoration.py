@@ -26,6 +26,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRequirement,
     VerifiedSnapshot,
 )
@@ -118,6 +119,7 @@ def _job(store: Store, stored: StoredJob) -> ev.JobRestored | None:
     if not isinstance(manifest, VerifiedManifest) or manifest.job != stored.job:
         log.warning("a job in the store is damaged and is left out: its manifest is another's")
         return None
+    due = stored.own and stored.state == "active"
     return ev.JobRestored(
         manifest=manifest,
         own=stored.own,
@@ -127,6 +129,8 @@ def _job(store: Store, stored: StoredJob) -> ev.JobRestored | None:
         moves=tuple(store.moves(stored.job)),
         snapshots=tuple(_snapshots(store, stored.job)),
         seeds=tuple(store.seeds(stored.job)),
+        earnings=tuple(store.earnings(stored.job)) if due else (),
+        receipts=tuple(_receipts(store, stored.job)) if due or not stored.own else (),
     )
 
 
@@ -139,6 +143,19 @@ def _snapshots(store: Store, job: JobId) -> list[VerifiedSnapshot]:
             log.warning("a trust snapshot in the store is damaged and is left out: %s", error)
             continue
         if isinstance(verified, VerifiedSnapshot):
+            restored.append(verified)
+    return restored
+
+
+def _receipts(store: Store, job: JobId) -> list[VerifiedReceipt]:
+    restored = []
+    for sealed in store.receipts(job):
+        try:
+            verified = open_sealed(sealed)
+        except Malformed as error:
+            log.warning("a receipt in the store is damaged and is left out: %s", error)
+            continue
+        if isinstance(verified, VerifiedReceipt):
             restored.append(verified)
     return restored
 

@@ -18,6 +18,7 @@ from p2pfleet.core.wire.messages import (
     Frame,
     Manifest,
     PeerRecord,
+    Receipt,
     Requirement,
     Sealed,
     SignedBody,
@@ -30,6 +31,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
@@ -79,6 +81,8 @@ def _opened(sealed: Sealed, body: SignedBody) -> Verified:
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
         case Snapshot():
             verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case Receipt():
+            verified = VerifiedReceipt(sealed, body)
     if signer_of(body) != sealed.signer:
         raise Malformed("somebody else signed it than the one it names")
     return verified

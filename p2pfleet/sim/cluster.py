@@ -10,16 +10,19 @@ from p2pfleet.core.rules.admission import ringers_hash
 from p2pfleet.core.wire.messages import Manifest, OpenRingers, Ringer
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.adversaries.registry import ADVERSARIES
+from p2pfleet.sim.clocks import WALL_MS
 from p2pfleet.sim.compute import NETWORK, OUTPUT_BYTES, right_digest
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.machine import Machine, World
 from p2pfleet.sim.network import Network
-from p2pfleet.sim.scenario import DAY_MS, Fault, JobPlan, Scenario
+from p2pfleet.sim.scenario import Fault, JobPlan, Scenario
 from p2pfleet.sim.signatures import seal, unseal
 from p2pfleet.sim.trace import Trace
 
-LIMITS = Limits(memory_bytes=2**28, cpu_ms=60_000, output_bytes=10_000)
+MEMORY_BYTES = 2**28
+OUTPUT_LIMIT_BYTES = 10_000
 RETRY_MS = 1_000
+JUDGED_MS = 1_000
 
 
 class Cluster:
@@ -83,13 +86,13 @@ class Cluster:
             table_bytes=1000,
             units=plan.units,
             total_bytes=100 * plan.units,
-            limits=LIMITS,
+            limits=Limits(MEMORY_BYTES, plan.cpu_ms, OUTPUT_LIMIT_BYTES),
             comparison=Tolerance() if plan.tolerance else Exact(),
             stop=_stop(plan),
             shards=1,
             lease_ms=plan.lease_ms,
             issued_ms=issued,
-            expires_ms=issued + DAY_MS,
+            expires_ms=issued + plan.lasts_ms,
             salt=salt,
             trust=Trust(
                 snapshot=None if snapshot is None else snapshot.hash,
@@ -106,6 +109,7 @@ class Cluster:
         machine.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
         self.world.divergent[job] = plan.divergent
         self.world.salts[job] = salt
+        self.world.manifests[job] = manifest
         if opened is not None:
             machine.disk.ringers[job] = (opened.secret, opened.ringers)
             for ringer in opened.ringers:
@@ -202,6 +206,11 @@ class Cluster:
 
     # ---- questions ---------------------------------------------------------------------------
 
+    @property
+    def grace_ms(self) -> int:
+        """How long after a job's expiry every clock agrees that it has expired."""
+        return 2 * self.scenario.clocks.skew_ms + JUDGED_MS
+
     def publisher(self, job: JobId) -> Machine:
         """The machine that published a job."""
         return self.world.by_peer[self.published[job].publisher]
@@ -210,9 +219,12 @@ class Cluster:
         """Whether every job was published and every machine that is on knows of its end."""
         if len(self.published) < len(self.scenario.jobs):
             return False
-        for job in self.published:
-            node = self.publisher(job).node
-            if node is None or job not in node.ended:
+        for job, manifest in self.published.items():
+            publisher = self.publisher(job)
+            if not publisher.honest:  # it may never say so; then the job expires
+                if WALL_MS + self.kernel.now < manifest.expires_ms + self.grace_ms:
+                    return False
+            elif publisher.node is None or job not in publisher.node.ended:
                 return False
         return all(
             machine.node is None or not any(job in machine.node.jobs for job in self.published)

@@ -15,7 +15,7 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, JobId, NetworkId, PeerId
 from p2pfleet.core.rules.commitment import SEED_BYTES, commitment
-from p2pfleet.core.wire.messages import Manifest
+from p2pfleet.core.wire.messages import Manifest, RevealItem
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
@@ -73,6 +73,10 @@ class Host(Protocol):
 
     def unit_ms(self) -> int:
         """How long the next execution takes."""
+        ...
+
+    def committed_bytes(self, digest: Digest) -> bytes | None:
+        """What is committed to for an output that is not here; honestly: nothing."""
         ...
 
     def right_digests(self, job: JobId, unit: int) -> Collection[Digest]:
@@ -234,22 +238,18 @@ class Compute:
     def _commit(self, effect: ef.MakeCommitments) -> None:
         job, kept = effect.job, self.host.disk.outputs.get(effect.job, {})
         seed = self.kernel.random.randbytes(SEED_BYTES)
-        items = tuple(item for item in effect.items if item.digest in kept)
-        made = tuple(
-            commitment(
-                NETWORK,
-                job,
-                item.unit,
-                item.attempt,
-                self.host.peer,
-                seed,
-                output_of(item.digest),
-            )
-            for item in items
-        )
-        self.host.tell(ev.CommitmentsMade(job, seed, items, made))
+        items: list[RevealItem] = []
+        made: list[bytes] = []
+        me = self.host.peer
         for item in effect.items:
-            if item.digest not in kept:
+            output = output_of(item.digest) if item.digest in kept else None
+            output = self.host.committed_bytes(item.digest) if output is None else output
+            if output is not None:
+                items.append(item)
+                made.append(commitment(NETWORK, job, item.unit, item.attempt, me, seed, output))
+        self.host.tell(ev.CommitmentsMade(job, seed, tuple(items), tuple(made)))
+        for item in effect.items:
+            if item not in items:
                 self.host.tell(ev.UnitUnavailable(job, item.unit, "the output is not here"))
 
     def _check(self, effect: ef.CheckCommitments) -> None:

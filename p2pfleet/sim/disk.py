@@ -18,6 +18,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
@@ -41,6 +42,8 @@ class StoredJob:
         self.moves: dict[tuple[int, PeerId], str] = {}
         self.seeds: dict[bytes, ef.OwnSeed] = {}
         self.snapshots: dict[Digest, Sealed] = {}
+        self.earnings: dict[tuple[int, PeerId], int] = {}
+        self.receipts: dict[PeerId, Sealed] = {}
 
 
 class Disk:
@@ -116,6 +119,18 @@ class Disk:
             case ef.SaveRecords():
                 for total in write.rows:
                     self.records[total.model_class, total.peer] = total.record
+            case ef.SaveEarnings():
+                earnings = self.jobs[write.job].earnings
+                for earned in write.rows:
+                    assert (earned.unit, earned.peer) not in earnings, "a unit earns twice"
+                    earnings[earned.unit, earned.peer] = earned.credit
+            case ef.SaveReceipt(receipt=sealed):
+                receipt = _receipt(sealed).receipt
+                assert receipt.job == write.job, "a receipt is saved under another job"
+                receipts = self.jobs[write.job].receipts
+                earlier = receipts.get(receipt.peer)
+                if earlier is None or _receipt(earlier).receipt.number < receipt.number:
+                    receipts[receipt.peer] = sealed
             case ef.SaveSnapshot(snapshot=snapshot):
                 self.jobs[write.job].snapshots.setdefault(Digest(snapshot.hash), snapshot)
             case ef.SaveProof(peer=peer, first=first, second=second):
@@ -156,6 +171,7 @@ class Disk:
             closure = None if stored.closure is None else unseal(stored.closure)
             assert isinstance(manifest, VerifiedManifest)
             assert closure is None or isinstance(closure, VerifiedClosure)
+            due = stored.own and stored.state == "active"
             yield ev.JobRestored(
                 manifest,
                 stored.own,
@@ -165,6 +181,8 @@ class Disk:
                 tuple(ef.Move(*of, kind) for of, kind in stored.moves.items()),
                 tuple(_snapshot(sealed) for sealed in stored.snapshots.values()),
                 tuple(stored.seeds.values()),
+                _earnings(stored) if due else (),
+                tuple(map(_receipt, _by_peer(stored))) if due or not stored.own else (),
             )
         for (job, *_), sealed in self.frames.items():
             if self.jobs[job].state == "active":
@@ -180,6 +198,11 @@ class Disk:
         keys = [(*first, number) for number in range(effect.first, effect.end)]
         return [self.frames[key] for key in keys if key in self.frames]
 
+    def receipts_for(self, peer: PeerId, most: int) -> list[Sealed]:
+        """The receipts for a peer of the last jobs of this machine's own, the newest first."""
+        mine = [job.receipts for job in self.jobs.values() if job.own]
+        return [receipts[peer] for receipts in reversed(mine) if peer in receipts][:most]
+
     def holds(self, sealed: Sealed) -> bool:
         """Whether a signed body is durable here (a peer record is made anew at every start)."""
         match unseal(sealed):
@@ -194,6 +217,9 @@ class Disk:
                 return self.requirement == sealed
             case VerifiedSnapshot(hash=name):
                 return any(name in job.snapshots for job in self.jobs.values())
+            case VerifiedReceipt(receipt=receipt):
+                kept = self.jobs[receipt.job].receipts.get(receipt.peer)
+                return kept is not None and _receipt(kept).receipt.number >= receipt.number
             case VerifiedRecord():
                 return True
 
@@ -208,6 +234,20 @@ def _frame(sealed: Sealed) -> VerifiedFrame:
     verified = unseal(sealed)
     assert isinstance(verified, VerifiedFrame)
     return verified
+
+
+def _receipt(sealed: Sealed) -> VerifiedReceipt:
+    verified = unseal(sealed)
+    assert isinstance(verified, VerifiedReceipt)
+    return verified
+
+
+def _by_peer(stored: StoredJob) -> list[Sealed]:
+    return [stored.receipts[peer] for peer in sorted(stored.receipts)]
+
+
+def _earnings(stored: StoredJob) -> tuple[ef.Earning, ...]:
+    return tuple(ef.Earning(*key, stored.earnings[key]) for key in sorted(stored.earnings))
 
 
 def _snapshot(sealed: Sealed) -> VerifiedSnapshot:

@@ -56,7 +56,8 @@ class Witness(Protocol):
 
 class World:
     """What all machines share. ``divergent`` is the share of units by job, see ``right_digest``;
-    ``salts`` are those of the jobs' manifests, which the right answers follow from."""
+    ``salts`` are those of the jobs' manifests, which the right answers follow from. ``by_peer``
+    keeps the identities that a machine once had."""
 
     def __init__(self, kernel: Kernel, network: Network, trace: Trace) -> None:
         self.kernel, self.network, self.trace = kernel, network, trace
@@ -65,6 +66,7 @@ class World:
         self.by_peer: dict[PeerId, Machine] = {}
         self.divergent: dict[JobId, float] = {}
         self.salts: dict[JobId, bytes] = {}
+        self.manifests: dict[JobId, ms.Manifest] = {}
         self.publishers: dict[PeerId, bool] = {}
         self.sync_ms = (1, 1)
         self.drift_ppm = 0
@@ -87,6 +89,7 @@ class Machine:
         self.clock = Clock(0, skew, drift)
         self.node: Node | None = None
         self.life = 0
+        self.identities = 1
         self.crashes = 0
         self.gone = False
         self.dies_at_write = False
@@ -151,6 +154,20 @@ class Machine:
         self._off()
         self.world.network.rewire(self.number)
         self.world.network.forget(self.number)
+
+    def rename(self) -> None:
+        """Take a fresh identity, with nothing of the old one's; only while off."""
+        assert not self.on
+        self.identities += 1
+        world, story = self.world, self.world.trace.story
+        world.network.by_peer.pop(self.peer, None)
+        self.peer = peer_of(f"{self.name}, identity {self.identities}")
+        self.disk = Disk()
+        world.by_peer[self.peer] = self
+        world.network.by_peer[self.peer] = self
+        if story is not None:
+            story.names[self.peer] = f"{self.name}/{self.identities}"
+        world.trace.note(world.kernel.now, self.name, f"is identity {self.identities} from now on")
 
     def stop(self) -> None:
         """End as an owner ends it: claims are given back first."""
@@ -277,6 +294,9 @@ class Machine:
             case ef.SendFrames(peer=peer):
                 for sealed in self.disk.frame_range(act):
                     self.send((peer,), ms.Deliver(sealed))
+            case ef.SendReceipts(peer=peer, most=most):
+                for sealed in self.disk.receipts_for(peer, most):
+                    self.send((peer,), ms.Deliver(sealed))
             case ef.Gossip(sealed=sealed):
                 self.world.network.gossip(self.number, sealed)
             case (
@@ -329,6 +349,10 @@ class Machine:
     def answer(self, job: JobId, unit: int) -> Answer | None:
         """What running a unit gives here."""
         return self.behaviour.answer(job, unit)
+
+    def committed_bytes(self, digest: Digest) -> bytes | None:
+        """What is committed to for an output that is not here."""
+        return self.behaviour.committed_bytes(digest)
 
     def unit_ms(self) -> int:
         """How long the next execution takes."""

@@ -9,7 +9,9 @@ import msgspec
 from p2pfleet.core import effects as ef
 from p2pfleet.core.events import Event
 from p2pfleet.sim.checkers.checker import Checker, Violation
+from p2pfleet.sim.checkers.credit import Credit
 from p2pfleet.sim.checkers.durability import Durability
+from p2pfleet.sim.checkers.evidence import Evidence
 from p2pfleet.sim.checkers.invariants import Invariants
 from p2pfleet.sim.checkers.liveness import Liveness
 from p2pfleet.sim.checkers.safety import Safety
@@ -61,11 +63,15 @@ class Panel:
         self.safety = Safety(cluster)
         self.durability = Durability(cluster)
         self.invariants = Invariants(cluster)
+        self.credit = Credit(cluster)
+        self.evidence = Evidence(cluster)
         self.all: tuple[Checker, ...] = (
             self.safety,
             self.durability,
             Liveness(cluster),
             self.invariants,
+            self.credit,
+            self.evidence,
         )
 
     def stepped(self, machine: Machine, event: Event, effects: Sequence[ef.Effect]) -> None:
@@ -73,6 +79,8 @@ class Panel:
 
     def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
         self.safety.synced(machine, writes)
+        self.credit.synced(machine, writes)
+        self.evidence.synced(machine, writes)
 
     def acting(self, machine: Machine, act: ef.Act) -> None:
         self.durability.acting(machine, act)

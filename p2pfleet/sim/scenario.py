@@ -29,12 +29,17 @@ Adversary = Literal[
     "",
     "liar",
     "colluder",
+    "copier",
+    "on-off",
+    "sybil",
     "equivocator",
     "free-rider",
     "hoarder",
     "withholder",
+    "secretive",
     "spammer",
     "leaver",
+    "crook",
 ]
 FaultKind = Literal["crash", "restart", "pause", "partition"]
 
@@ -108,7 +113,8 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     for faulty; else for a fixed ``quorum``. ``audit`` is the share of units that its publisher
     executes itself, ``ringers`` how many answers it knows beforehand. With ``tolerance`` answers of
     different numeric classes are the same one. ``divergent`` is the share of its units in which
-    numeric classes differ.
+    numeric classes differ. ``cpu_ms`` is what a unit may take at most, and after ``lasts_ms`` the
+    job expires.
     """
 
     publisher: Annotated[str, Meta(max_length=40)]
@@ -123,7 +129,9 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 5_000
     replicas_max: Annotated[int, Meta(ge=1, le=64)] = 8
     lease_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = 10_000
+    cpu_ms: Annotated[int, Meta(ge=1, le=DAY_MS)] = 60_000
     at_ms: Time = 1_000
+    lasts_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = DAY_MS
     divergent: Share = 0.0
 
 

@@ -21,6 +21,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
@@ -63,6 +64,8 @@ def unseal(sealed: ms.Sealed) -> Verified:
             return VerifiedRequirement(sealed, body)
         case ms.Snapshot():
             return VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case ms.Receipt():
+            return VerifiedReceipt(sealed, body)
         case ms.Frame():
             return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
 
@@ -90,6 +93,8 @@ def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
             return ev.RequirementReceived(source, verified)
         case VerifiedSnapshot():
             return ev.SnapshotReceived(source, verified)
+        case VerifiedReceipt():
+            return ev.ReceiptReceived(source, verified)
         case VerifiedRecord():
             return None
 

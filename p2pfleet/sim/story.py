@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
@@ -18,7 +18,7 @@ class Story:
     def __init__(self, unit: int, job: int = 0) -> None:
         self.unit, self.number = unit, job
         self.job: JobId | None = None
-        self.names: Mapping[PeerId, str] = {}
+        self.names: dict[PeerId, str] = {}
         self.lines: list[str] = []
 
     def note(self, now: int, name: str, text: str) -> None:

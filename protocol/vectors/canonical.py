@@ -24,6 +24,7 @@ from samples import (
 )
 
 from p2pfleet.adapters.inputs.outputs import outputs_path, write_outputs
+from p2pfleet.core.errors import Accept, Verdict
 from p2pfleet.core.model.ids import (
     PeerId,
     cid_of,
@@ -94,22 +95,21 @@ def identities() -> Iterable[Case]:
 
 
 def networks() -> Iterable[Case]:
-    for name, testnet, owner, bits in (
-        ("main", False, None, 0), ("main", True, None, 0), ("a", False, None, 0),
-        ("0.lab-7.example", False, None, 0), ("x" * 64, True, None, 0), ("main", False, OWNER, 0),
-        ("main", True, OWNER, 0), ("main", True, MALLORY, 0), ("main", False, None, 1),
-        ("main", False, None, 18), ("main", False, OWNER, 40),
+    for name, testnet, owner, bits, votes in (
+        ("main", False, None, 0, 0), ("main", True, None, 0, 0), ("a", False, None, 0, 0),
+        ("0.lab-7.example", False, None, 0, 0), ("x" * 64, True, None, 0, 0),
+        ("main", False, OWNER, 0, 0), ("main", True, OWNER, 0, 0), ("main", True, MALLORY, 0, 0),
+        ("main", False, None, 1, 0), ("main", False, None, 18, 0), ("main", False, OWNER, 40, 0),
+        ("main", False, None, 0, 1), ("main", False, None, 0, 64), ("main", False, OWNER, 18, 3),
     ):  # fmt: skip
-        parameters = NetworkParameters(name, testnet, None if owner is None else owner.peer, bits)
+        key = None if owner is None else owner.peer
+        parameters = NetworkParameters(name, testnet, key, bits, votes)
         network = network_id(parameters)
         whose = "nobody's" if owner is None else f"of {peer_text(owner.peer)}"
         yield {
             "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}, {whose}, "
-            f"{bits} bits",
-            "name": name,
-            "testnet": testnet,
-            "owner": described(parameters.owner),
-            "puzzle_bits": bits,
+            f"{bits} bits, {votes} votes a subnet",
+            "parameters": untagged(parameters),
             "encoding": encode(parameters).hex(),
             "id": network.hex(),
             "topic": announcements_topic(network),
@@ -121,14 +121,29 @@ def networks() -> Iterable[Case]:
         ("a line feed behind it", "main\n"), ("an underscore", "a_b"),
     ):  # fmt: skip
         yield {
-            "about": about, "name": name, "testnet": False, "owner": None, "puzzle_bits": 0,
-            "refused": "bound",
+            "about": about, "parameters": {**_plain(), "name": name}, "refused": "bound",
         }  # fmt: skip
     for bits in (-1, 41):
         yield {
-            "about": f"{bits} bits", "name": "main", "testnet": False, "owner": None,
-            "puzzle_bits": bits, "refused": "bound",
+            "about": f"{bits} bits", "parameters": {**_plain(), "puzzle_bits": bits},
+            "refused": "bound",
         }  # fmt: skip
+    for votes in (-1, 65):
+        yield {
+            "about": f"{votes} votes a subnet",
+            "parameters": {**_plain(), "votes_a_subnet": votes},
+            "refused": "bound",
+        }
+
+
+def _plain() -> Case:
+    return untagged(NetworkParameters("main"))
+
+
+def untagged(parameters: NetworkParameters) -> Case:
+    found: Case = described(parameters)
+    del found["is"]
+    return found
 
 
 def cids() -> Iterable[Case]:
@@ -274,3 +289,7 @@ def _with(sealed: Sealed, **changes: Any) -> Sealed:
 
 def _signed(key: Any, body: bytes, prefix: bytes) -> Sealed:
     return Sealed(body, ALICE.peer, key.sign(prefix + body).signature)
+
+
+def verdict_text(verdict: Verdict, check: str) -> str:
+    return "accept" if isinstance(verdict, Accept) else f"{type(verdict).__name__.lower()} {check}"

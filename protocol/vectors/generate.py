@@ -13,9 +13,14 @@ import sys
 from pathlib import Path
 
 import canonical
+import crediting
+import framing
 import outcomes
+import polls
 import refusals
+import trust
 import verdicts
+import votes
 
 
 def main(arguments: list[str]) -> None:
@@ -34,11 +39,17 @@ def main(arguments: list[str]) -> None:
         ("requirements", "identity.md", verdicts.requirements()),
         ("versions", "volunteers.md", outcomes.versions()),
         ("jobs", "jobs.md", verdicts.jobs()),
-        ("frames", "frames.md", verdicts.frames()),
+        ("frames", "frames.md", framing.frames()),
         ("claims", "claims.md", outcomes.claiming()),
-        ("decisions", "certificates.md", outcomes.decisions()),
-        ("certificates", "certificates.md", outcomes.certificates()),
-        ("reputation", "reputation.md", outcomes.reputation()),
+        ("commitments", "commitments.md", trust.commitments()),
+        ("sortition", "sortition.md", trust.drawing()),
+        ("decisions", "certificates.md", votes.decisions()),
+        ("rankings", "certificates.md", votes.rankings()),
+        ("certificates", "certificates.md", polls.certificates()),
+        ("snapshots", "reputation.md", trust.snapshots()),
+        ("evidence", "evidence.md", trust.proofs()),
+        ("reputation", "reputation.md", trust.records()),
+        ("credit", "credit.md", crediting.crediting()),
     ):
         # A line a case: a change of the protocol shows as the lines that it changes.
         lines = ",\n".join(json.dumps(case) for case in cases)

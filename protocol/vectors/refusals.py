@@ -11,9 +11,11 @@ from samples import (
     ID,
     MANIFEST,
     OWNED_NETWORK,
+    RECEIPT,
     RECORD,
     REQUIREMENT,
     SEALED_RECORD,
+    SNAPSHOT,
     TABLE,
     VALID_BODIES,
     VALID_OTHERS,
@@ -63,7 +65,7 @@ def _raw() -> Iterable[tuple[str, str, str, bytes]]:
         ("a map", "type", b"\x81\xa4type\x01"),
         ("an integer", "type", b"\x01"),
         ("no fields and no tag", "fields", b"\x90"),
-        ("a tag that nothing has", "tag", b"\x92\x05\x91\x07"),
+        ("a tag that nothing has", "tag", b"\x92\x09\x91\x07"),
         ("a negative tag", "tag", b"\x92\xff\x91\x07"),
         ("a tag that is a text", "tag", b"\x92\xa11\x91\x07"),
         ("a tag that is true", "tag", b"\x92\xc3\x91\x07"),
@@ -79,11 +81,11 @@ def _raw() -> Iterable[tuple[str, str, str, bytes]]:
         ("a short text in 8 bits", "canonical", reason + b"\xd9\x01r"),
         ("a short text in 16 bits", "canonical", reason + b"\xda\x00\x01r"),
         ("a hash in 16 bits", "canonical",
-         b"\x95\x03\x05\x00\xc5\x00\x20" + bytes(32) + b"\x00"),
+         b"\x93\x07\x05\xc5\x00\x20" + bytes(32)),
         ("7 as a float", "type", b"\x92\x01\x91\xca" + bytes.fromhex("40e00000")),
         ("true as a unit", "type", b"\x92\x01\x91\xc3"),
         ("nil as a unit", "type", b"\x92\x01\x91\xc0"),
-        ("a text for a hash", "type", b"\x95\x03\x05\x00\xd9\x20" + b"a" * 32 + b"\x00"),
+        ("a text for a hash", "type", b"\x93\x07\x05\xd9\x20" + b"a" * 32),
         ("bytes for a text", "type", reason + b"\xc4\x01r"),
         ("an extension for a unit", "type", b"\x92\x01\x91\xd4\x01\x07"),
         ("a timestamp for a unit", "type", b"\x92\x01\x91\xd6\xff" + bytes(4)),
@@ -97,13 +99,14 @@ def _raw() -> Iterable[tuple[str, str, str, bytes]]:
 def _changed() -> Iterable[tuple[str, str, str, bytes]]:
     """Messages in which one value is not what its type allows."""
     manifest, closure = MANIFEST, _named("a closure: complete")
-    entry, certificate = _named("a reveal"), _named("a certificate")
+    certificate = _named("a certificate")
     written = _named("a frame with an entry of each kind")
     sealed, hello = SEALED_RECORD, _named("hello")
     jobs, frames = _named("a jobs summary"), _named("a frames summary")
     want, have = _named("a request"), _named("found")
     wanted = _named("one unit wanted")
-    digest, vote, long_hash = bytes(32), [bytes(32), 0], bytes(33)
+    digest, vote, long_hash = bytes(32), [bytes(32), 0, 0], bytes(33)
+    low, high = bytes(32), b"\xff" * 32
     changes: tuple[tuple[str, Any, tuple[tuple[Any, ...], ...]], ...] = (
         ("body", manifest, (
             (0, "p2pfleet/2/manifest", "tag"), (0, "p2pfleet/1/Manifest", "tag"),
@@ -115,12 +118,29 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
             ((10, 0), 2**20 - 1, "bound"), ((10, 0), 2**40 + 1, "bound"), ((10, 1), 0, "bound"),
             ((10, 1), DAY_MS + 1, "bound"), ((10, 2), 0, "bound"), ((10, 2), 2**32 + 1, "bound"),
             ((10, 2), MISSING, "fields"), (10, [2**20, 1, 1, 1], "fields"),
-            (11, [], "fields"), (11, ["tolerance"], "tag"), (11, ["exact", 1], "fields"),
-            (12, [2, 5], "tag"), ((12, 1), 0, "bound"), ((12, 1), 33, "bound"),
-            ((12, 2), 0, "bound"), ((12, 2), 65, "bound"), (13, 0, "bound"), (13, 4097, "bound"),
+            (11, [], "fields"), (11, ["tolerance"], "fields"), (11, ["near"], "tag"),
+            (11, ["exact", 1], "fields"), (12, [2, 5], "tag"), (12, ["votes", 2, 5], "tag"),
+            ((12, 1), 0, "bound"), ((12, 1), 33, "bound"), ((12, 2), 0, "bound"),
+            ((12, 2), 65, "bound"), (13, 0, "bound"), (13, 4097, "bound"),
             (14, 999, "bound"), (14, DAY_MS + 1, "bound"), (15, -1, "bound"), (15, CLOCK, "bound"),
             (16, CLOCK, "bound"), (17, bytes(15), "bound"), (17, bytes(17), "bound"),
-            (17, MISSING, "fields"), (17, "s" * 16, "type"), (8, True, "type"))),
+            (17, "s" * 16, "type"), (8, True, "type"), (18, None, "type"), (18, [], "fields"),
+            ((18, 0), "", "bound"), ((18, 0), "m" * 65, "bound"), ((18, 1), bytes(31), "bound"),
+            ((18, 1), "", "type"), ((18, 2), long_hash, "bound"), ((18, 3), -1, "bound"),
+            ((18, 3), 1_000_001, "bound"), ((18, 4), 0, "bound"), ((18, 4), 1_000_001, "bound"),
+            ((18, 5), 99, "bound"), ((18, 5), 3_600_001, "bound"), ((18, 6), 99, "bound"),
+            ((18, 6), 3_600_001, "bound"), ((18, 6), MISSING, "fields"), (18, MISSING, "fields"),
+            (19, -1, "bound"), (19, CLOCK, "bound"), (19, MISSING, "fields"))),
+        ("body", _named("a manifest that asks for confidence"), (
+            ((12, 1), 0, "bound"), ((12, 1), 500_000_001, "bound"), ((12, 2), 0, "bound"),
+            ((12, 2), 500_001, "bound"), ((12, 3), 0, "bound"), ((12, 3), 65, "bound"),
+            ((12, 3), MISSING, "fields"), ((12, 1), 0.001, "type"),
+            ((11, 1), [["b", 0, 0], ["a", 0, 0]], "order"),
+            ((11, 1), [["a", 0, 0], ["a", 1, 1]], "order"),
+            ((11, 1), [["", 0, 0]], "bound"), ((11, 1), [["n" * 257, 0, 0]], "bound"),
+            ((11, 1), [["a", 10**9 + 1, 0]], "bound"), ((11, 1), [["a", 0, 10**7 + 1]], "bound"),
+            ((11, 1), [["a", -1, 0]], "bound"), ((11, 1), [["a", 0]], "fields"),
+            ((11, 1), [["a", 0.5, 0]], "type"), ((11, 1), None, "type"))),
         ("body", closure, (
             (1, b"", "bound"), (2, long_hash, "bound"), (3, bytes(31), "bound"), (4, 1, "type"),
             (4, None, "type"), (5, CLOCK, "bound"), (5, MISSING, "fields"))),
@@ -143,7 +163,7 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("network", OWNED_NETWORK, (
             (0, "p2pfleet/2/network", "tag"), (2, None, "type"), (3, bytes(31), "bound"),
             (3, long_hash, "bound"), (3, b"", "bound"), (3, "o" * 32, "type"), (3, False, "type"),
-            (3, MISSING, "fields"))),
+            (5, 65, "bound"), (5, MISSING, "fields"))),
         ("body", written, (
             (1, b"", "bound"), (2, b"", "bound"), (3, b"", "bound"), (4, CLOCK, "bound"),
             (5, CLOCK, "bound"), (5, -1, "bound"), (6, [], "bound"), (6, [[]], "fields"),
@@ -151,9 +171,41 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("entry", _named("a claim"), ((1, [], "bound"), (1, [1_000_000], "bound"),
                                       (1, MISSING, "fields"))),
         ("entry", _named("a release"), ((1, [], "bound"), (1, [1_000_000], "bound"))),
-        ("entry", entry, (
-            (1, 1_000_000, "bound"), (2, 256, "bound"), (2, -1, "bound"), (3, bytes(31), "bound"),
-            (3, long_hash, "bound"), (4, 16 * GIB + 1, "bound"), (4, MISSING, "fields"))),
+        ("entry", _named("a reveal"), (
+            (1, bytes(31), "bound"), (1, long_hash, "bound"), (2, 1024, "bound"), (2, -1, "bound"),
+            (3, bytes(31), "bound"), (3, long_hash, "bound"), (4, [], "bound"),
+            ((4, 0, 0), 1_000_000, "bound"), ((4, 0, 1), 256, "bound"), ((4, 0, 1), -1, "bound"),
+            ((4, 0, 2), bytes(31), "bound"), ((4, 0, 2), long_hash, "bound"),
+            ((4, 0, 3), 16 * GIB + 1, "bound"), ((4, 0, 3), MISSING, "fields"),
+            (5, [high, low], "order"), (5, [low, low], "order"), (5, [bytes(31)], "bound"),
+            (5, None, "type"), (5, MISSING, "fields"))),
+        ("entry", _named("a commitment"), (
+            (1, bytes(31), "bound"), (1, long_hash, "bound"), (2, [], "bound"),
+            ((2, 0, 0), 1_000_000, "bound"), ((2, 0, 1), 256, "bound"),
+            ((2, 0, 2), bytes(31), "bound"), ((2, 0, 2), long_hash, "bound"),
+            ((2, 0, 2), MISSING, "fields"), (2, MISSING, "fields"))),
+        ("entry", _named("an endorsement"), (
+            (1, 1_000_000, "bound"), (2, 256, "bound"), ((3, 0), bytes(31), "bound"),
+            ((3, 1), 1024, "bound"), ((3, 2), 256, "bound"), ((3, 2), -1, "bound"),
+            ((3, 2), MISSING, "fields"), (3, None, "type"), (4, bytes(31), "bound"),
+            (4, MISSING, "fields"))),
+        ("entry", _named("an audit"), (
+            (1, 1_000_000, "bound"), (2, bytes(31), "bound"), (2, MISSING, "fields"))),
+        ("entry", _named("opened ringers"), (
+            (1, bytes(31), "bound"), (1, long_hash, "bound"), (2, [], "bound"),
+            ((2, 0, 0), 1_000_000, "bound"), ((2, 0, 1), bytes(31), "bound"),
+            ((2, 0, 1), MISSING, "fields"), (2, MISSING, "fields"))),
+        ("body", SNAPSHOT, (
+            (1, bytes(31), "bound"), (2, long_hash, "bound"), (3, "", "bound"),
+            (3, "m" * 65, "bound"), (4, CLOCK, "bound"), (4, -1, "bound"), (5, CLOCK, "bound"),
+            (6, [[high, 1], [low, 1]], "order"), (6, [[low, 1], [low, 2]], "order"),
+            (6, [[low, 0]], "bound"), (6, [[low, 1_000_001]], "bound"),
+            (6, [[bytes(31), 1]], "bound"), (6, [[low]], "fields"), (6, None, "type"),
+            (6, MISSING, "fields"))),
+        ("body", RECEIPT, (
+            (1, bytes(31), "bound"), (4, long_hash, "bound"), (5, CLOCK, "bound"),
+            (6, 0, "bound"), (6, 1_000_001, "bound"), (7, 0, "bound"), (7, 2**62, "bound"),
+            (8, 0, "bound"), (8, 2**63 - 1, "bound"), (9, CLOCK, "bound"), (9, MISSING, "fields"))),
         ("entry", _named("a failure without words"), (
             (1, 1_000_000, "bound"), (2, 256, "bound"), (3, "r" * 201, "bound"),
             (3, None, "type"))),
@@ -161,17 +213,23 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
             (0, b"", "bound"), (0, "text", "type"), (1, bytes(31), "bound"),
             (2, bytes(63), "bound"), (2, bytes(65), "bound"), (2, MISSING, "fields"))),
         ("certificate", certificate, (
-            (0, bytes(31), "bound"), (1, 1_000_000, "bound"), (2, 256, "bound"),
-            (3, bytes(31), "bound"), (4, [], "bound"), (4, [vote] * 65, "bound"),
-            (4, [[digest, 1024]], "bound"), (4, [[digest, -1]], "bound"),
-            (4, [[bytes(31), 0]], "bound"), (4, [[digest]], "fields"))),
+            (0, bytes(31), "bound"), (1, 1_000_000, "bound"), (2, bytes(31), "bound"),
+            (3, bytes(31), "bound"), (3, "", "type"), (4, [vote] * 65, "bound"),
+            (4, [[digest, 1024, 0]], "bound"), (4, [[digest, -1, 0]], "bound"),
+            (4, [[digest, 0, 256]], "bound"), (4, [[digest, 0, -1]], "bound"),
+            (4, [[bytes(31), 0, 0]], "bound"), (4, [[digest, 0]], "fields"),
+            (5, [vote] * 65, "bound"), (5, None, "type"), (6, [digest, 0], "fields"),
+            (6, False, "type"), (6, MISSING, "fields"))),
+        ("message", _named("a proof"), (
+            (1, None, "type"), (2, [b"x", bytes(32)], "fields"), (2, MISSING, "fields"))),
         ("message", hello, ((0, "helo", "tag"), (1, b"", "bound"), (2, 65_536, "bound"),
                             (2, -1, "bound"), (3, [b"x", bytes(32)], "fields"))),
         ("message", _named("deliver"), ((1, b"", "type"), (1, MISSING, "fields"))),
         ("message", jobs, ((1, [b""], "bound"), (2, [long_hash], "bound"), (2, None, "type"))),
         ("message", frames, ((1, b"", "bound"), (2, [[ID, 0]], "fields"),
                              (2, [[ID, CLOCK, 0]], "bound"), (2, [[ID, 0, CLOCK]], "bound"),
-                             (2, [[b"", 0, 0]], "bound"))),
+                             (2, [[b"", 0, 0]], "bound"), (3, -2, "bound"), (3, CLOCK, "bound"),
+                             (3, MISSING, "fields"))),
         ("message", wanted, (
             (1, bytes(31), "bound"), (1, long_hash, "bound"), (2, [], "bound"),
             (2, [1_000_000], "bound"), (2, [-1], "bound"), (2, [True], "type"), (2, 7, "type"),
@@ -215,6 +273,9 @@ def _long() -> Iterable[dict[str, Any]]:
     """What is too long or too much; repeated parts are written once, with how often."""
     author = ALICE.peer.hex()
     position = [f"93c420{author}0000", 1025]
+    commitment = ["930000c420" + "00" * 32, 257]
+    answer = ["940000c420" + "00" * 32 + "00", 257]
+    pointer = ["93c420" + "00" * 32 + "0000", 65]
     big = "c5" + (8192).to_bytes(2, "big").hex()
     cases: tuple[tuple[str, str, str, Runs], ...] = (
         ("4097 units in a claim", "entry", "bound", [["9201dc1001", 1], ["07", 4097]]),
@@ -222,14 +283,20 @@ def _long() -> Iterable[dict[str, Any]]:
         ("513 open jobs", "message", "bound",
          [["93a46a6f6273dc0201", 1], ["c420" + ID.hex(), 513], ["90", 1]]),
         ("1025 positions", "message", "bound",
-         [["93a66672616d6573c420" + ID.hex() + "dc0401", 1], position]),
+         [["94a66672616d6573c420" + ID.hex() + "dc0401", 1], position, ["ff", 1]]),
         ("1025 units wanted", "message", "bound",
          [["93a677616e746564c420" + ID.hex() + "dc0401", 1], ["07", 1025]]),
         ("1025 packs", "table", "bound", [["92dc0401", 1], ["c424" + "00" * 36, 1025], ["90", 1]]),
         ("65 tensors", "bundle", "bound", _tensors(65)),
+        ("257 commitments under one seed", "entry", "bound",
+         [["9305c420" + "00" * 32 + "dc0101", 1], commitment]),
+        ("257 revealed together", "entry", "bound",
+         [["9603c420" + "00" * 32 + "00c420" + "00" * 32 + "dc0101", 1], answer, ["90", 1]]),
+        ("65 votes", "certificate", "bound",
+         [["97c420" + "00" * 32 + "00c420" + "00" * 32 + "c0dc0041", 1], pointer, ["90c0", 1]]),
         ("a body of 32 KiB and a byte", "sealed", "bound",
          [["93c58001", 1], ["00", 32 * 1024 + 1], ["c420" + author + "c440" + "00" * 64, 1]]),
-        ("a message of 64 KiB and a byte", "message", "size", [["c0", 64 * 1024 + 1]]),
+        ("a message of 68 KiB and a byte", "message", "size", [["c0", 68 * 1024 + 1]]),
         ("an announcement of 8 KiB and more", "announcement", "size",
          [["93" + big, 1], ["00", 8192], ["c420" + author + "c440" + "00" * 64, 1]]),
         ("a body of 32 KiB and a byte, alone", "body", "size", [["c0", 32 * 1024 + 1]]),

@@ -6,20 +6,35 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from p2pfleet.core.model.capability import Capability
+from p2pfleet.core.model.comparison import OutputTolerance, Tolerance
 from p2pfleet.core.model.ids import Digest, PeerId, cid_of, sha256
-from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
+from p2pfleet.core.model.job import (
+    Confidence,
+    Exact,
+    FixedQuorum,
+    Limits,
+    Trust,
+    UnitInput,
+    UnitTable,
+)
 from p2pfleet.core.model.network import NetworkParameters, network_id, network_terms
 from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
+    Audit,
     AuthorPosition,
     BlobHeader,
     BlobRequest,
     Certificate,
     Claim,
     Closure,
+    Commit,
+    CommitItem,
     Deliver,
+    Endorse,
     Entry,
     Failure,
     Frame,
@@ -29,10 +44,17 @@ from p2pfleet.core.wire.messages import (
     JobId,
     JobsSummary,
     Manifest,
+    OpenRingers,
+    PeerChecks,
     PeerRecord,
+    Proof,
+    Receipt,
     Release,
     Requirement,
     Reveal,
+    RevealItem,
+    Ringer,
+    Snapshot,
     VoteRef,
     Wanted,
     job_id,
@@ -110,22 +132,44 @@ _LEAST = Manifest(
     network=ID, publisher=PUBLISHER.peer, name="x", model=cid_of(b""), model_bytes=0,
     table=cid_of(b""), table_bytes=0, units=1, total_bytes=0, limits=Limits(2**20, 1, 1),
     comparison=Exact(), stop=FixedQuorum(1, 1), shards=1, lease_ms=1000, issued_ms=0, expires_ms=0,
-    salt=bytes(16),
+    salt=bytes(16), trust=Trust("x", None, None, 0, 1, 100, 100), work=0,
 )  # fmt: skip
 _MOST = Manifest(
     network=ID, publisher=PUBLISHER.peer, name="\U0001f697" * 120, model=cid_of(b""),
     model_bytes=16 * GIB, table=cid_of(b""), table_bytes=16 * GIB, units=1_000_000,
     total_bytes=2**50, limits=Limits(2**40, DAY_MS, 2**32), comparison=Exact(),
     stop=FixedQuorum(32, 64), shards=4096, lease_ms=DAY_MS, issued_ms=2**53 - 1,
-    expires_ms=2**53 - 1, salt=b"\xff" * 16,
+    expires_ms=2**53 - 1, salt=b"\xff" * 16, work=2**53 - 1,
+    trust=Trust("\U0001f697" * 64, Digest(b"\xff" * 32), Digest(b"\xff" * 32), 10**6, 10**6,
+                3_600_000, 3_600_000),
 )  # fmt: skip
 _ANSWER = Digest(sha256(b"answer"))
+_COMMIT = FrameHash(sha256(b"a frame with commitments"))
+_SEEN = tuple(sorted(FrameHash(sha256(bytes([number]))) for number in range(3)))
+REF = VoteRef(FrameHash(sha256(b"1")), 0, 2)
+REVEAL = Reveal(_COMMIT, 1, sha256(b"seed"), (RevealItem(0, 0, _ANSWER, 123),), _SEEN)
+COMMIT = Commit(sha256(b"seed hash"), (CommitItem(0, 0, sha256(b"commitment")),))
+RINGERS = OpenRingers(sha256(b"secret"), (Ringer(1, _ANSWER), Ringer(3, _ANSWER)))
 _EVERYTHING: tuple[Entry, ...] = (
     Claim((0, 1, 2)),
     Release((2,)),
-    Reveal(0, 0, _ANSWER, 123),
+    REVEAL,
     Failure(1, 0, "memory: more than 512 MiB"),
+    COMMIT,
+    Endorse(3, 1, REF, _ANSWER),
 )
+TRUSTING = msgspec.structs.replace(
+    MANIFEST,
+    comparison=Tolerance((OutputTolerance("mean", 1, 0), OutputTolerance("scores", 10**9, 10**7))),
+    stop=Confidence(1_000_000, 200_000, 16),
+    trust=Trust("vision", Digest(sha256(b"a snapshot")), Digest(sha256(b"ringers")), 50_000, 30),
+    work=123_456_789,
+)
+SNAPSHOT = Snapshot(
+    ID, PUBLISHER.peer, "any", 7, ISSUED_MS,
+    tuple(PeerChecks(peer, 20) for peer in sorted((ALICE.peer, BOB.peer))),
+)  # fmt: skip
+RECEIPT = Receipt(ID, JOB, PUBLISHER.peer, ALICE.peer, 2, 5, 500, 750, ISSUED_MS)
 RECORD = PeerRecord(
     network=ID, peer=ALICE.peer, sequence=ISSUED_MS, issued_ms=ISSUED_MS,
     expires_ms=ISSUED_MS + 3_600_000, software="p2pfleet/0.1.0", roles=("volunteer",), slots=2,
@@ -142,6 +186,11 @@ VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a manifest", MANIFEST),
     ("body", "a manifest, everything at its least", _LEAST),
     ("body", "a manifest, everything at its most", _MOST),
+    ("body", "a manifest that asks for confidence", TRUSTING),
+    ("body", "a manifest with the least confidence", msgspec.structs.replace(
+        MANIFEST, stop=Confidence(1, 1, 1), comparison=Tolerance())),
+    ("body", "a manifest with the largest error", msgspec.structs.replace(
+        MANIFEST, stop=Confidence(500_000_000, 500_000, 64))),
     ("body", "a closure: complete", Closure(ID, JOB, PUBLISHER.peer, True, ISSUED_MS + 9)),
     ("body", "a closure: cancelled", Closure(ID, JOB, PUBLISHER.peer, False, 0)),
     ("body", "a peer record", RECORD),
@@ -155,6 +204,15 @@ VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a requirement, everything at its most",
      Requirement(ID, OWNER.peer, 2**53 - 1, 2**53 - 1, ".".join(["999999"] * 4))),
     ("body", "a frame with an entry of each kind", frame(ALICE, _EVERYTHING)),
+    ("body", "a frame of the publisher's", frame(PUBLISHER, [Audit(3, _ANSWER), RINGERS])),
+    ("body", "a trust snapshot", SNAPSHOT),
+    ("body", "a trust snapshot that knows nobody", Snapshot(ID, BOB.peer, "x", 0, 0, ())),
+    ("body", "a trust snapshot, everything at its most", Snapshot(
+        ID, BOB.peer, "\U0001f697" * 64, 2**53 - 1, 2**53 - 1,
+        (PeerChecks(PeerId(b"\xff" * 32), 1_000_000),))),
+    ("body", "a receipt", RECEIPT),
+    ("body", "a receipt, everything at its most", Receipt(
+        ID, JOB, BOB.peer, ALICE.peer, 2**53 - 1, 1_000_000, 2**62 - 1, 2**63 - 2, 2**53 - 1)),
     ("body", "a frame, everything at its most",
      Frame(ID, JOB, BOB.peer, 2**53 - 1, 2**53 - 1, (Failure(999_999, 255, "\u00fc" * 200),))),
 )  # fmt: skip
@@ -164,14 +222,28 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("entry", "units in any order, even twice", Claim((3, 1, 3))),
     ("entry", "integers of every width", Claim((0, 127, 128, 255, 256, 65_535, 65_536, 999_999))),
     ("entry", "a release", Release((0,))),
-    ("entry", "a reveal", Reveal(5, 1, _ANSWER, 16 * GIB)),
-    ("entry", "an empty output", Reveal(5, 0, _ANSWER, 0)),
+    ("entry", "a reveal", REVEAL),
+    ("entry", "a reveal that has seen nothing, of the largest output", Reveal(
+        _COMMIT, 1023, bytes(32), (RevealItem(5, 255, _ANSWER, 16 * GIB),), ())),
+    ("entry", "units in any order, an empty output", Reveal(_COMMIT, 0, bytes(32), (
+        RevealItem(5, 0, _ANSWER, 0), RevealItem(3, 1, _ANSWER, 0)), _SEEN[:1])),
+    ("entry", "a commitment", COMMIT),
+    ("entry", "commitments in several attempts", Commit(bytes(32), (
+        CommitItem(999_999, 255, bytes(32)), CommitItem(0, 0, bytes(32)),
+        CommitItem(0, 1, bytes(32))))),
+    ("entry", "an endorsement", Endorse(5, 1, REF, _ANSWER)),
+    ("entry", "an endorsement, everything at its most", Endorse(
+        999_999, 255, VoteRef(_COMMIT, 1023, 255), _ANSWER)),
+    ("entry", "an audit", Audit(999_999, _ANSWER)),
+    ("entry", "opened ringers", RINGERS),
     ("entry", "a failure without words", Failure(5, 0, "")),
     ("entry", "a text of 31 bytes", Failure(5, 0, "r" * 31)),
     ("entry", "a text of 32 bytes", Failure(5, 0, "r" * 32)),
     ("sealed", "a sealed peer record", SEALED_RECORD),
-    ("certificate", "a certificate", Certificate(JOB, 3, 0, _ANSWER, (
-        VoteRef(FrameHash(sha256(b"1")), 0), VoteRef(FrameHash(sha256(b"2")), 1023)))),
+    ("certificate", "a certificate", Certificate(JOB, 3, _ANSWER, Digest(sha256(b"s")), (
+        REF, VoteRef(FrameHash(sha256(b"2")), 1023, 255)), (VoteRef(_COMMIT, 0, 0),))),
+    ("certificate", "a certificate by the publisher's word", Certificate(
+        JOB, 999_999, _ANSWER, None, (), (), VoteRef(_COMMIT, 7))),
     ("message", "hello", Hello(ID, 1, SEALED_RECORD)),
     ("message", "deliver", Deliver(BOB.seal(frame(BOB, [Release((1,))])))),
     ("message", "a jobs summary of nothing", JobsSummary((), ())),
@@ -179,6 +251,10 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("message", "a frames summary of nothing", FramesSummary(JOB, ())),
     ("message", "a frames summary", FramesSummary(JOB, (
         AuthorPosition(ALICE.peer, ISSUED_MS, 4), AuthorPosition(PeerId(BOB.peer), 0, 2**53 - 1)))),
+    ("message", "a frames summary with a trust snapshot", FramesSummary(JOB, (), 2**53 - 1)),
+    ("message", "a proof", Proof(ALICE.seal(frame(ALICE, [REVEAL])),
+                                 ALICE.seal(frame(ALICE, [REVEAL], 1)))),
+    ("message", "deliver a trust snapshot", Deliver(PUBLISHER.seal(SNAPSHOT))),
     ("message", "one unit wanted", Wanted(JOB, (3,))),
     ("message", "1024 units wanted, in any order, even twice", Wanted(
         JOB, (999_999, 7, 7, *range(1021)))),
@@ -191,5 +267,6 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("network", "a network of nobody's", NETWORK),
     ("network", "a network that somebody owns", OWNED_NETWORK),
     ("network", "a network that asks for work", PUZZLE_NETWORK),
+    ("network", "a network with a cap for subnets", NetworkParameters("capped", False, None, 0, 3)),
     ("table", "a unit table", TABLE),
 )  # fmt: skip

@@ -1,11 +1,13 @@
-"""Vectors of ``identity.md``, ``jobs.md`` and ``frames.md``: what is taken, ignored, rejected."""
+"""Vectors of ``identity.md`` and ``jobs.md``: what is taken, ignored, rejected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import framing
 import msgspec
+from canonical import untagged, verdict_text
 from samples import (
     ALICE,
     BASE,
@@ -25,45 +27,28 @@ from samples import (
     frame,
 )
 
-from p2pfleet.core.errors import Accept, Verdict
-from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.model import puzzle
 from p2pfleet.core.model.ids import (
     Cid,
-    Digest,
-    PeerId,
     cid_of,
     sha256,
 )
-from p2pfleet.core.model.job import FixedQuorum, UnitTable
+from p2pfleet.core.model.job import Confidence, FixedQuorum, UnitTable
 from p2pfleet.core.model.network import NetworkParameters, network_id, network_terms
 from p2pfleet.core.rules import admission
 from p2pfleet.core.rules.consent import judge_requirement
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
-    AuthorPosition,
     Claim,
     Closure,
-    Failure,
-    Frame,
-    Release,
-    Reveal,
     job_id,
 )
 
 Case = dict[str, Any]
 
 
-def _verdict(verdict: Verdict, check: str) -> str:
-    return "accept" if isinstance(verdict, Accept) else f"{type(verdict).__name__.lower()} {check}"
-
-
 def _network(network: NetworkParameters) -> Case:
-    owner = None if network.owner is None else network.owner.hex()
-    return {
-        "name": network.name, "testnet": network.testnet, "owner": owner,
-        "puzzle_bits": network.puzzle_bits,
-    }  # fmt: skip
+    return untagged(network)
 
 
 def puzzles() -> Iterable[Case]:
@@ -116,7 +101,7 @@ def records() -> Iterable[Case]:
             "hash": sealed.hash.hex(),
             "network": _network(network),
             "wall_ms": wall_ms,
-            "verdict": _verdict(verdict, check),
+            "verdict": verdict_text(verdict, check),
         }
 
 
@@ -152,7 +137,7 @@ def requirements() -> Iterable[Case]:
             "network": _network(network),
             "network_id": network_id(network).hex(),
             "known": known,
-            "verdict": _verdict(verdict, check),
+            "verdict": verdict_text(verdict, check),
         }
 
 
@@ -174,6 +159,8 @@ def jobs() -> Iterable[Case]:
          issued),
         ("as many replicas as votes", "", replace(MANIFEST, stop=FixedQuorum(3, 3)), False, issued),
         ("fewer replicas than votes", "quorum", replace(MANIFEST, stop=FixedQuorum(3, 2)), False,
+         issued),
+        ("confidence, with one replica", "", replace(MANIFEST, stop=Confidence(1, 1, 1)), False,
          issued),
         ("fewer replicas, and expired", "quorum", replace(MANIFEST, stop=FixedQuorum(3, 2)), False,
          expires * 2),
@@ -207,7 +194,7 @@ def jobs() -> Iterable[Case]:
             "job": job_id(sealed).hex(),
             "network": _network(network),
             "wall_ms": wall_ms,
-            "verdict": _verdict(verdict, check),
+            "verdict": verdict_text(verdict, check),
         }
     own = PUBLISHER.seal(MANIFEST)
     shared = {"manifest": encode(own).hex(), "job": job_id(own).hex()}
@@ -226,35 +213,9 @@ def jobs() -> Iterable[Case]:
             **shared,
             "sealed": encode(sealed).hex(),
             "hash": sealed.hash.hex(),
-            "verdict": _verdict(admission.judge_closure(body, MANIFEST), check),
+            "verdict": verdict_text(admission.judge_closure(body, MANIFEST), check),
         }
-    last = MANIFEST.units - 1
-    for about, verdict_, signer, written in (
-        ("the last unit", "accept", ALICE, frame(ALICE, [Claim((0, last))])),
-        ("another network", "reject network", ALICE,
-         replace(frame(ALICE, [Claim((0,))]), network=elsewhere)),
-        ("by the publisher", "reject publisher", PUBLISHER, frame(PUBLISHER, [Claim((0,))])),
-        ("claims a unit that is not there", "reject unit", ALICE,
-         frame(ALICE, [Claim((0, last + 1))])),
-        ("releases one", "reject unit", ALICE, frame(ALICE, [Release((last + 1,))])),
-        ("reveals one", "reject unit", ALICE,
-         frame(ALICE, [Claim((0,)), Reveal(last + 1, 0, Digest(bytes(32)), 1)])),
-        ("fails one", "reject unit", ALICE, frame(ALICE, [Failure(last + 1, 0, "model: no")])),
-        ("an output of the largest size", "accept", ALICE,
-         frame(ALICE, [Reveal(0, 0, Digest(bytes(32)), MANIFEST.limits.output_bytes)])),
-        ("an output of a byte more", "reject length", ALICE,
-         frame(ALICE, [Reveal(0, 0, Digest(bytes(32)), MANIFEST.limits.output_bytes + 1)])),
-    ):  # fmt: skip
-        sealed = signer.seal(written)
-        yield {
-            "about": f"frame: {about}",
-            "judged": "frame",
-            **shared,
-            "network": _network(NETWORK),
-            "sealed": encode(sealed).hex(),
-            "hash": sealed.hash.hex(),
-            "verdict": verdict_,
-        }
+    yield from framing.job_frames()
     asked = PUBLISHER.seal(puzzling)
     for about, verdict_, signer in (
         ("an author whose key fits", "accept", ALICE),
@@ -315,128 +276,3 @@ def _tables() -> Iterable[Case]:
             "sha256": sha256(given).hex(),
             "verdict": verdict,
         }
-
-
-def frames() -> Iterable[Case]:
-    """Arrivals are [author, incarnation, first sequence, how many, entries each, verdict]."""
-    yield _log("in order", 8, [["A", 1, 0, 3, 1, "accept"]], [["B", []], ["A", []]])
-    yield _log(
-        "a gap, filled later",
-        8,
-        [
-            ["A", 1, 2, 1, 1, "accept"],
-            ["A", 1, 2, 1, 1, "ignore known"],
-            ["A", 1, 0, 1, 1, "accept"],
-            ["A", 1, 0, 1, 1, "ignore known"],
-            ["A", 1, 1, 1, 1, "accept"],
-            ["A", 1, 2, 1, 1, "ignore known"],
-        ],
-        [["B", [["A", 1, 1]]], ["B", [["A", 1, 3]]], ["B", [["A", 1, 9]]]],
-    )
-    yield _log(
-        "what lies ahead is not offered",
-        8,
-        [["A", 1, 0, 1, 1, "accept"], ["A", 1, 5, 1, 1, "accept"]],
-        [["B", []], ["B", [["A", 1, 1]]]],
-    )
-    yield _log(
-        "1024 ahead, and one more",
-        8,
-        [["A", 1, 1024, 1, 1, "accept"], ["A", 1, 1025, 1, 1, "ignore ahead"]],
-        [],
-    )
-    yield _log(
-        "incarnations count for themselves",
-        8,
-        [["A", 1, 0, 2, 1, "accept"], ["A", 2, 0, 1, 1, "accept"], ["B", 1, 0, 1, 1, "accept"]],
-        [["C", [["A", 1, 2]]], ["B", []]],
-    )
-    yield _log(
-        "an author's budget: 256 and 8 a unit, over all incarnations",
-        2,
-        [
-            ["A", 1, 0, 1, 200, "accept"],
-            ["A", 2, 0, 1, 73, "ignore budget"],
-            ["A", 2, 0, 1, 72, "accept"],
-            ["A", 2, 1, 1, 1, "ignore budget"],
-            ["B", 1, 0, 1, 1, "accept"],
-        ],
-        [],
-    )
-    yield _log(
-        "and 128 for every lease time that the job has lasted",
-        1,
-        [["A", 1, 0, 1, 520, "accept"], ["A", 1, 1, 1, 1, "ignore budget"]],
-        [],
-        leases=2,
-    )
-    yield _log(
-        "but a million for lease times at most",
-        1,
-        [["A", 1, 0, 1, 1_000_264, "accept"], ["A", 1, 1, 1, 1, "ignore budget"]],
-        [],
-        leases=7_813,
-    )
-    yield _log(
-        "1024 authors and their incarnations, and one more",
-        8,
-        [
-            *(["A", one, 0, 1, 1, "accept"] for one in range(1000)),
-            *(["B", one, 0, 1, 1, "accept"] for one in range(24)),
-            ["C", 1, 0, 1, 1, "ignore authors"],
-            ["A", 1000, 0, 1, 1, "ignore authors"],
-            ["B", 0, 1, 1, 1, "accept"],
-        ],
-        [],
-        leases=10,
-    )
-    yield _log(
-        "at most 128 frames an answer, authors in order",
-        100,
-        [["A", 1, 0, 100, 1, "accept"], ["B", 1, 0, 100, 1, "accept"]],
-        [["C", []], ["C", [["A", 1, 100]]], ["C", [["A", 1, 50], ["B", 1, 99]]]],
-    )
-
-
-def _log(about: str, units: int, arrivals: list[Any], asked: list[Any], leases: int = 0) -> Case:
-    log = FrameLog(JOB)
-    reasons = {
-        "a frame of this number is here already": "ignore known",
-        "too far ahead of what is here": "ignore ahead",
-        "too many authors": "ignore authors",
-        "its author has written more than this job can need": "ignore budget",
-        None: "accept",
-    }
-    for author, incarnation, first, times, entries, verdict in arrivals:
-        for sequence in range(first, first + times):
-            body = Frame(
-                MANIFEST.network, JOB, _label(author), incarnation, sequence,
-                (Claim((0,) * entries),),
-            )  # fmt: skip
-            assert reasons[log.admit(body, units, leases)] == verdict, (about, author, sequence)
-    summaries = []
-    for peer, theirs in asked:
-        given = tuple(AuthorPosition(_label(author), one, at) for author, one, at in theirs)
-        replies = [
-            [_unlabel(one.author), one.incarnation, one.first, one.end]
-            for one in log.missing(_label(peer), given)
-        ]
-        summaries.append([peer, theirs, replies])
-    return {
-        "about": about,
-        "units": units,
-        "leases": leases,
-        "arrivals": arrivals,
-        "positions": [
-            [_unlabel(one.author), one.incarnation, one.next_sequence] for one in log.positions()
-        ],
-        "summaries": summaries,
-    }
-
-
-def _label(author: str) -> PeerId:
-    return PeerId(author.encode() * 32)
-
-
-def _unlabel(peer: PeerId) -> str:
-    return peer[:1].decode()

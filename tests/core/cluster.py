@@ -15,15 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from core_disk import Disk
+from core_machine import Machine, Task, right_answer
 from core_samples import (
-    CAPABILITY,
     NETWORK,
     OUTPUT_BYTES,
     OWNER,
     WALL_MS,
-    honest,
     manifest,
+    output_of,
     peer,
     received,
     seal,
@@ -34,49 +33,12 @@ from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
-from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId, sha256
+from p2pfleet.core.model.comparison import Tolerance
+from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId, cid_from_sha256
+from p2pfleet.core.rules.commitment import commitment
 from p2pfleet.core.wire import messages as ms
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES
-
-Task = tuple[JobId, int]
-
-
-class Machine:
-    """One computer: a node while it lives, its disk, its sandbox, and how honest it is.
-
-    A liar answers wrongly in ``lie_share`` of the units; liars of the same ``lies`` lie alike.
-    """
-
-    def __init__(self, name: str, slots: int, work_ms: int, lies: str, lie_share: float) -> None:
-        self.name, self.me = name, peer(name)
-        self.slots, self.work_ms, self.lies, self.lie_share = slots, work_ms, lies, lie_share
-        self.capability = CAPABILITY
-        self.disk = Disk()
-        self.clock = 0  # its monotonic clock minus the cluster's
-        self.executed: list[Task] = []
-        self.life = 0
-        self.power_off()
-
-    def power_off(self) -> None:
-        self.node: Node | None = None
-        self.life += 1
-        self.tick: int | None = None
-        self.dies_after: int | None = None
-        self.paused = False
-        self.queue: list[Task] = []
-        self.running: dict[Task, int] = {}
-        self.frozen: list[tuple[Task, int]] = []
-
-    def answer(self, job: JobId, unit: int) -> Digest:
-        right = honest(job, unit)
-        lying = self.lies and sha256(self.me + right)[0] < 256 * self.lie_share
-        return Digest(sha256(right + self.lies.encode())) if lying else right
-
-    def drop(self, gone: Callable[[Task], bool], kill: bool) -> None:
-        self.queue = [task for task in self.queue if not gone(task)]
-        if kill:
-            self.running = {task: at for task, at in self.running.items() if not gone(task)}
 
 
 class Killed(Exception):
@@ -103,9 +65,16 @@ class Cluster:
     # ---- what a test does --------------------------------------------------------------------
 
     def add(
-        self, name: str, slots: int = 1, work_ms: int = 300, lies: str = "", lie_share: float = 1.0
+        self,
+        name: str,
+        slots: int = 1,
+        work_ms: int = 300,
+        lies: str = "",
+        lie_share: float = 1.0,
+        kind: str = "",
     ) -> Machine:
-        machine = self.machines[peer(name)] = Machine(name, slots, work_ms, lies, lie_share)
+        machine = Machine(name, slots, work_ms, lies, lie_share, kind)
+        self.machines[peer(name)] = machine
         self.start(name)
         return machine
 
@@ -120,8 +89,9 @@ class Cluster:
         machine.node = Node.create(machine.me, NETWORK, machine.slots, roles, consent)
         machine.clock = self.random.randrange(10**9)
         wall_ms = WALL_MS + self.now
+        coin = self.random.randbytes(32)
         machine.disk.incarnation = max(wall_ms, machine.disk.incarnation + 1)
-        self.happen(machine, ev.Started(machine.disk.incarnation, wall_ms, "test", ()))
+        self.happen(machine, ev.Started(machine.disk.incarnation, wall_ms, "test", (), coin))
         for event in list(machine.disk.restore(machine.me)):
             self.happen(machine, event)
         self._wire(machine)
@@ -138,6 +108,7 @@ class Cluster:
             self._wire(machine)
 
     def publish(self, at: str, **changes: Any) -> JobId:
+        """A machine publishes a job, with the terms of ``core_samples.manifest``."""
         body = manifest(publisher=peer(at), issued_ms=WALL_MS + self.now, **changes)
         verified = unseal(seal(body))
         self[at].disk.models.add(verified.job)
@@ -196,6 +167,7 @@ class Cluster:
                 if machine.dies_after < 0:
                     raise Killed
             self._carry_out(machine, effect)
+        node = machine.node  # with snapshots it was replaced while effects were carried out
         deadline = node.deadline() if node.restored else None
         if deadline is not None:
             assert not isinstance(event, ev.Tick) or deadline > now, "it spins"
@@ -221,6 +193,9 @@ class Cluster:
                 assert list(peers) == sorted(peers)
                 for target in peers:
                     self._send(machine, self.machines[target], message)
+            case ef.SendReceipts(peer=target, most=most):
+                for sealed in machine.disk.receipts_for(target, most):
+                    self._send(machine, self.machines[target], ms.Deliver(sealed))
             case ef.SendFrames(peer=target, job=job):
                 for sealed in list(machine.disk.frames.get(job, {}).values()):
                     saved = unseal(sealed).frame
@@ -234,9 +209,19 @@ class Cluster:
                 assert len(encode(sealed)) <= MAX_ANNOUNCEMENT_BYTES
                 for there in self.machines.values():
                     self._pass(machine, there, received(machine.me, sealed), self.loss)
-            case ef.OpenJob() | ef.Fetch():
+            case ef.OpenJob() | ef.Fetch() | ef.Compare():
                 act = lambda: self._fetch(machine, effect)  # noqa: E731
                 self._later(machine, self.random.randrange(20, 200), act)
+            case ef.MakeCommitments() | ef.CheckCommitments():
+                read = lambda: self._read(machine, effect)  # noqa: E731
+                self._later(machine, self.random.randrange(1, 10), read)
+            case ef.Prove(job=job):
+                for sealed in list(machine.disk.frames.get(job, {}).values()):
+                    saved = unseal(sealed)
+                    key = (saved.frame.author, saved.frame.incarnation, saved.frame.sequence)
+                    if key == (effect.author, effect.incarnation, effect.sequence):
+                        proof = ev.ProofReceived(machine.me, saved, unseal(effect.other))
+                        self._happen(machine, proof)
             case ef.Execute(job=job, unit=unit):
                 if (job, unit) not in machine.running and (job, unit) not in machine.queue:
                     machine.queue.append((job, unit))
@@ -282,10 +267,12 @@ class Cluster:
                 return self._pass(machine, there, received(machine.me, sealed), self.loss)
             case ms.JobsSummary(open=open_, closed=closed):
                 event: ev.Event = ev.JobsSummaryReceived(machine.me, open_, closed)
-            case ms.FramesSummary(job=job, positions=positions):
-                event = ev.FramesSummaryReceived(machine.me, job, positions)
+            case ms.FramesSummary(job=job, positions=positions, snapshot=number):
+                event = ev.FramesSummaryReceived(machine.me, job, positions, number)
             case ms.Wanted(job=job, units=units):
                 event = ev.WantedReceived(machine.me, job, units)
+            case ms.Proof(first=first, second=second):
+                event = ev.ProofReceived(machine.me, unseal(first), unseal(second))
         return self._pass(machine, there, event, self.loss)
 
     def _pass(self, machine: Machine, there: Machine, event: ev.Event, loss: float) -> None:
@@ -297,26 +284,75 @@ class Cluster:
                 lambda: self.happen(there, event) if self._reach(machine, there) else None,
             )
 
-    def _fetch(self, machine: Machine, effect: ef.OpenJob | ef.Fetch) -> None:
+    def _fetch(self, machine: Machine, effect: ef.OpenJob | ef.Fetch | ef.Compare) -> None:
         near = [m for s in effect.sources if self._reach(machine, m := self.machines[s])]
         event: ev.Event
-        if isinstance(effect, ef.OpenJob):
-            event = ev.JobUnavailable(effect.job, "no source", final=False)
-            if any(effect.job in there.disk.models for there in near):
-                machine.disk.models.add(effect.job)
-                event = ev.JobOpened(effect.job)
-        else:
-            event = ev.BlobFailed(effect.job, effect.ref, "no source")
-            if any(effect.ref.sha256 in there.disk.outputs for there in near) and (
-                effect.ref.length == OUTPUT_BYTES
-            ):
-                event = ev.BlobArrived(effect.job, effect.ref)
+        match effect:
+            case ef.OpenJob(job=job):
+                event = ev.JobUnavailable(job, "no source", final=False)
+                if any(job in there.disk.models for there in (machine, *near)):
+                    machine.disk.models.add(job)
+                    event = ev.JobOpened(job)
+            case ef.Fetch(job=job, ref=ref):
+                event = ev.BlobFailed(job, ref, "no source")
+                if self._given(machine, near, Digest(ref.sha256)) and ref.length == OUTPUT_BYTES:
+                    machine.disk.outputs.add(Digest(ref.sha256))
+                    event = ev.BlobArrived(job, ref)
+            case ef.Compare(job=job, unit=unit, own=own):
+                candidate = Digest(effect.candidate.sha256)
+                verdict = "unavailable"
+                if self._given(machine, near, candidate) and own in machine.disk.outputs:
+                    verdict = self._verdict(machine, job, unit, {candidate, own})
+                event = ev.Compared(job, unit, candidate, own, verdict)
         self.happen(machine, event)
+
+    def _given(self, machine: Machine, near: list[Machine], answer: Digest) -> bool:
+        """Whether an output is here, or somebody has it and may hand it out."""
+        cid = cid_from_sha256(answer)
+        return answer in machine.disk.outputs or any(
+            answer in there.disk.outputs
+            and there.node is not None
+            and there.node.may_fetch(machine.me, cid)
+            for there in near
+        )
+
+    def _verdict(self, machine: Machine, job: JobId, unit: int, answers: set[Digest]) -> str:
+        kinds = {each.kind for each in self.machines.values()}
+        if not answers <= {right_answer(job, unit, kind) for kind in kinds}:
+            return "different"
+        terms = unseal(machine.disk.jobs[job][0]).manifest
+        return "same" if isinstance(terms.comparison, Tolerance) else "near"
+
+    def _read(self, machine: Machine, effect: ef.MakeCommitments | ef.CheckCommitments) -> None:
+        job = effect.job
+        if isinstance(effect, ef.CheckCommitments):
+            if effect.digest in machine.disk.outputs:
+                sides: dict[bool, list[tuple[int, int, PeerId]]] = {True: [], False: []}
+                for each in effect.items:
+                    key = (each.unit, each.attempt, each.peer)
+                    right = commitment(NETWORK, job, *key, each.seed, output_of(effect.digest))
+                    sides[right == each.commitment].append(key)
+                good, bad = tuple(sides[True]), tuple(sides[False])
+                self.happen(machine, ev.CommitmentsChecked(job, effect.digest, good, bad))
+            return
+        seed = self.random.randbytes(32)
+        items = tuple(item for item in effect.items if item.digest in machine.disk.outputs)
+        made = tuple(
+            commitment(
+                NETWORK, job, item.unit, item.attempt, machine.me, seed, output_of(item.digest)
+            )
+            for item in items
+        )
+        self.happen(machine, ev.CommitmentsMade(job, seed, items, made))
+        for item in effect.items:
+            if item not in items:
+                self.happen(machine, ev.UnitUnavailable(job, item.unit, "the output is gone"))
 
     # ---- the sandbox -------------------------------------------------------------------------
 
     def _work(self, machine: Machine) -> None:
-        while machine.queue and len(machine.running) < machine.slots and not machine.paused:
+        slots = max(1, machine.slots)  # a publisher without slots runs units of its own jobs
+        while machine.queue and len(machine.running) < slots and not machine.paused:
             task = machine.queue.pop(0)
             self._sequence += 1
             machine.running[task] = self._sequence

@@ -17,6 +17,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRequirement,
     VerifiedSnapshot,
 )
@@ -38,6 +39,8 @@ class Disk:
         self.moves: dict[JobId, dict[tuple[int, PeerId], str]] = {}
         self.seeds: dict[JobId, dict[bytes, ef.OwnSeed]] = {}
         self.snapshots: dict[JobId, dict[Digest, Sealed]] = {}
+        self.earnings: dict[JobId, dict[tuple[int, PeerId], int]] = {}
+        self.receipts: dict[JobId, dict[PeerId, Sealed]] = {}
         self.records: dict[tuple[str, PeerId], Record] = {}
         self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
@@ -82,6 +85,18 @@ class Disk:
                 self.moves.pop(write.job, None)
             case ef.SaveRecords():
                 self.records.update({(row.model_class, row.peer): row.record for row in write.rows})
+            case ef.SaveEarnings():
+                earnings = self.earnings.setdefault(write.job, {})
+                for earned in write.rows:
+                    assert (earned.unit, earned.peer) not in earnings, "a unit earns twice"
+                    earnings[earned.unit, earned.peer] = earned.credit
+            case ef.SaveReceipt(receipt=sealed):
+                receipts = self.receipts.setdefault(write.job, {})
+                receipt = unseal(sealed).receipt
+                assert receipt.job == write.job
+                earlier = receipts.get(receipt.peer)
+                if earlier is None or unseal(earlier).receipt.number < receipt.number:
+                    receipts[receipt.peer] = sealed
             case ef.SaveSnapshot(snapshot=snapshot):
                 kept = self.snapshots.setdefault(write.job, {})
                 kept.setdefault(Digest(snapshot.hash), snapshot)
@@ -106,6 +121,9 @@ class Disk:
         for _, (first, second) in sorted(self.proofs.items()):
             yield ev.ProofRestored(unseal(first), unseal(second))
         for job, (sealed, own, state, closure) in self.jobs.items():
+            due = own and state == "active"
+            earnings = sorted(self.earnings.get(job, {}).items()) if due else []
+            receipts = sorted(self.receipts.get(job, {}).items()) if due or not own else []
             yield ev.JobRestored(
                 unseal(sealed),
                 own,
@@ -115,6 +133,8 @@ class Disk:
                 tuple(ef.Move(*of, kind) for of, kind in self.moves.get(job, {}).items()),
                 tuple(unseal(sealed) for sealed in self.snapshots.get(job, {}).values()),
                 tuple(self.seeds.get(job, {}).values()),
+                tuple(ef.Earning(*of, credit) for of, credit in earnings),
+                tuple(unseal(sealed) for _, sealed in receipts),
             )
         for job, frames in self.frames.items():
             if self.jobs[job][2] == "active":
@@ -124,6 +144,13 @@ class Disk:
             if job in self.jobs and self.jobs[job][2] == "active":
                 yield ev.RingersKnown(job, secret, ringers)
         yield ev.RestoreFinished()
+
+    def receipts_for(self, peer: PeerId, most: int) -> list[Sealed]:
+        """The receipts for a peer of the last jobs of this node's own, the newest first."""
+        mine = [
+            job for job in self.jobs if self.jobs[job][1] and peer in self.receipts.get(job, {})
+        ]
+        return [self.receipts[job][peer] for job in reversed(mine)][:most]
 
     def holds(self, sealed: Sealed) -> bool:
         """Whether a signed body is durable here."""
@@ -138,4 +165,7 @@ class Disk:
                 return self.requirement == sealed
             case VerifiedSnapshot(hash=name):
                 return any(name in kept for kept in self.snapshots.values())
+            case VerifiedReceipt(receipt=receipt):
+                kept = self.receipts.get(receipt.job, {}).get(receipt.peer)
+                return kept is not None and unseal(kept).receipt.number >= receipt.number
         return True  # a peer record is made anew at every start

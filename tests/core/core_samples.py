@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,8 @@ from p2pfleet.core.model.ids import (
     cid_of,
     sha256,
 )
-from p2pfleet.core.model.job import Exact, FixedQuorum, Limits
+from p2pfleet.core.model.job import Comparison, Exact, FixedQuorum, Limits, StopRule, Trust
+from p2pfleet.core.rules import commitment as rule
 from p2pfleet.core.wire import messages as ms
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
@@ -27,8 +29,10 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 
 NETWORK = NetworkId(sha256(b"the network of these tests"))
@@ -57,6 +61,11 @@ def digest(text: str) -> Digest:
 GOOD, BAD, UGLY = map(digest, ("good", "bad", "ugly"))
 
 
+def output_of(answer: Digest) -> bytes:
+    """What stands for the bytes of the output with this digest."""
+    return b"output of " + answer
+
+
 def honest(job: JobId, unit: int) -> Digest:
     """The right answer of the cluster's jobs."""
     return Digest(sha256(job + unit.to_bytes(8, "big")))
@@ -73,7 +82,11 @@ def manifest(
     network: NetworkId = NETWORK,
     name: str = "sample",
     shards: int = 1,
+    stop: StopRule | None = None,
+    comparison: Comparison | None = None,
+    trust: Trust | None = None,
 ) -> ms.Manifest:
+    """A job; results count by ``quorum`` and ``replicas_max`` unless a ``stop`` rule is given."""
     cid: Cid = cid_of(b"model")
     return ms.Manifest(
         network=network,
@@ -86,13 +99,14 @@ def manifest(
         units=units,
         total_bytes=2000,
         limits=Limits(2**28, 60_000, 10_000),
-        comparison=Exact(),
-        stop=FixedQuorum(quorum, replicas_max),
+        comparison=Exact() if comparison is None else comparison,
+        stop=FixedQuorum(quorum, replicas_max) if stop is None else stop,
         shards=shards,
         lease_ms=lease_ms,
         issued_ms=issued_ms,
         expires_ms=issued_ms + lasts_ms,
         salt=b"0123456789abcdef",
+        trust=Trust() if trust is None else trust,
     )
 
 
@@ -107,6 +121,20 @@ def record(
         network, of, 1, WALL_MS, WALL_MS + 3_600_000, "test", roles, 1, (), capability
     )
     verified: VerifiedRecord = unseal(seal(body))
+    return verified
+
+
+def snapshot(
+    records: Mapping[PeerId, int],
+    number: int = 1,
+    publisher: PeerId = PAULA,
+    network: NetworkId = NETWORK,
+    model_class: str = "any",
+) -> VerifiedSnapshot:
+    """A trust snapshot: of each peer, how many checks it has passed."""
+    rows = tuple(ms.PeerChecks(who, records[who]) for who in sorted(records))
+    body = ms.Snapshot(network, publisher, model_class, number, WALL_MS, rows)
+    verified: VerifiedSnapshot = unseal(seal(body))
     return verified
 
 
@@ -142,6 +170,10 @@ def unseal(sealed: ms.Sealed) -> Any:
             verified = VerifiedRecord(sealed, body)
         case ms.Requirement():
             verified = VerifiedRequirement(sealed, body)
+        case ms.Snapshot():
+            verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case ms.Receipt():
+            verified = VerifiedReceipt(sealed, body)
         case _:
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
     return verified
@@ -158,6 +190,10 @@ def received(source: PeerId, sealed: ms.Sealed) -> ev.Event:
             return ev.FrameReceived(source, verified)
         case VerifiedRequirement() as verified:
             return ev.RequirementReceived(source, verified)
+        case VerifiedReceipt() as verified:
+            return ev.ReceiptReceived(source, verified)
+        case VerifiedSnapshot() as verified:
+            return ev.SnapshotReceived(source, verified)
         case verified:
             return ev.RecordSigned(verified)
 
@@ -177,7 +213,98 @@ def frame(
 
 
 def vote(unit: int, answer: Digest, length: int = OUTPUT_BYTES) -> ms.Reveal:
-    return ms.Reveal(unit, 0, answer, length)
+    """A reveal by itself: it opens a commitment that nobody made."""
+    item = ms.RevealItem(unit, 0, answer, length)
+    return ms.Reveal(FrameHash(sha256(b"no commitment")), 0, sha256(b"seed"), (item,), ())
+
+
+class Voter:
+    """A peer that answers by hand: it writes frames of one job, commits first and reveals then."""
+
+    def __init__(self, me: PeerId, job: JobId, incarnation: int = 1) -> None:
+        self.me, self.job, self.incarnation = me, job, incarnation
+        self.sequence = 0
+        self.made: dict[FrameHash, tuple[bytes, tuple[ms.RevealItem, ...]]] = {}
+
+    def says(self, *entries: ms.Entry) -> VerifiedFrame:
+        """Its next frame."""
+        self.sequence += 1
+        return frame(
+            self.me,
+            *entries,
+            job=self.job,
+            sequence=self.sequence - 1,
+            incarnation=self.incarnation,
+        )
+
+    def commits(
+        self,
+        answers: Mapping[int, Digest],
+        attempt: int = 0,
+        length: int = OUTPUT_BYTES,
+        held: Digest | None = None,
+    ) -> VerifiedFrame:
+        """Commit to an answer a unit; to the bytes of ``held`` instead, if they are others."""
+        seed = sha256(self.me + self.job + bytes([self.incarnation % 256, self.sequence % 256]))
+        items = tuple(ms.RevealItem(unit, attempt, answers[unit], length) for unit in answers)
+        made = tuple(
+            ms.CommitItem(
+                item.unit,
+                attempt,
+                rule.commitment(
+                    NETWORK,
+                    self.job,
+                    item.unit,
+                    attempt,
+                    self.me,
+                    seed,
+                    output_of(held or item.digest),
+                ),
+            )
+            for item in items
+        )
+        written = self.says(ms.Commit(rule.seed_hash(seed), made))
+        self.made[written.hash] = (seed, items)
+        return written
+
+    def opening(
+        self, commit: VerifiedFrame, seen: Iterable[VerifiedFrame] = (), **changed: Digest
+    ) -> ms.Reveal:
+        """The reveal of what it committed to in a frame, having seen others' ``seen``; of another
+        digest if one is given."""
+        seed, items = self.made[commit.hash]
+        if changed:
+            items = tuple(
+                ms.RevealItem(item.unit, item.attempt, changed["digest"], item.length)
+                for item in items
+            )
+        names = tuple(sorted({commit.hash, *(each.hash for each in seen)}))
+        return ms.Reveal(commit.hash, 0, seed, items, names)
+
+    def reveals(
+        self, commit: VerifiedFrame, seen: Iterable[VerifiedFrame] = (), **changed: Digest
+    ) -> VerifiedFrame:
+        """The same as its next frame."""
+        return self.says(self.opening(commit, seen, **changed))
+
+
+class Poll:
+    """Those who vote on a job by hand, each with frames of its own."""
+
+    def __init__(self, job: JobId) -> None:
+        self.job = job
+        self.voters: dict[PeerId, Voter] = {}
+
+    def __getitem__(self, who: PeerId) -> Voter:
+        return self.voters.setdefault(who, Voter(who, self.job))
+
+    def closed(
+        self, said: Mapping[PeerId, Mapping[int, Digest]], attempt: int = 0, **how: Any
+    ) -> list[VerifiedFrame]:
+        """Commitments of everybody, then their reveals, each having seen all of them."""
+        made = {who: self[who].commits(said[who], attempt, **how) for who in said}
+        seen = list(made.values())
+        return [*seen, *(self[who].reveals(commit, seen) for who, commit in made.items())]
 
 
 SAMPLE: VerifiedManifest = unseal(seal(manifest()))

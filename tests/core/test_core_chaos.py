@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from cluster import Cluster, Machine, Task
+from cluster import Cluster
+from core_machine import Machine, Task
 from test_core_cluster import check_ledger, check_records
 
 from p2pfleet.core import events as ev

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import msgspec
 import pytest
 from core_samples import (
@@ -9,233 +11,62 @@ from core_samples import (
     BAD,
     BOB,
     CAPABILITY,
-    CAROL,
-    DAVE,
     DAY_MS,
     GOOD,
     MALLORY,
     NETWORK,
     PAULA,
     SAMPLE,
-    UGLY,
     WALL_MS,
-    frame,
     manifest,
     peer,
     seal,
     unseal,
-    vote,
 )
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.errors import ACCEPT, Ignore, Reject
+from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
-from p2pfleet.core.model.ids import JobId, Millis, NetworkId, PeerId
-from p2pfleet.core.model.job import FixedQuorum, Limits
+from p2pfleet.core.model.comparison import Tolerance
+from p2pfleet.core.model.ids import Digest, FrameHash, Millis, NetworkId, PeerId
+from p2pfleet.core.model.job import Confidence, Limits, Trust
 from p2pfleet.core.model.network import NetworkTerms
-from p2pfleet.core.rules.admission import CLOCK_SKEW_MS, beyond, judge_closure, judge_manifest
-from p2pfleet.core.rules.certificate import certificate, check_certificate, decide
+from p2pfleet.core.model.record import Record
+from p2pfleet.core.rules.admission import (
+    CLOCK_SKEW_MS,
+    beyond,
+    judge_closure,
+    judge_frame,
+    judge_manifest,
+    judge_snapshot,
+    named_units,
+    ringers_hash,
+)
 from p2pfleet.core.rules.claims import gives_way, lease_units, preference, rank
-from p2pfleet.core.rules.reputation import Record, has_vote, score
-from p2pfleet.core.wire.messages import Certificate, Claim, Closure, VoteRef
-from p2pfleet.core.wire.verified import VerifiedFrame
+from p2pfleet.core.rules.reputation import CAUGHT, PASSED, Kind, moved, score, served
+from p2pfleet.core.wire.messages import (
+    Audit,
+    Claim,
+    Closure,
+    Commit,
+    CommitItem,
+    Endorse,
+    Entry,
+    Failure,
+    Frame,
+    OpenRingers,
+    Release,
+    Reveal,
+    RevealItem,
+    Ringer,
+    Snapshot,
+    VoteRef,
+)
 
-STOP = FixedQuorum(quorum=2, replicas_max=5)
 SALT = b"0123456789abcdef"
 TERMS = NetworkTerms(NETWORK)
-
-# ---- decide ----------------------------------------------------------------------------------
-
-
-def test_a_unit_without_votes_wants_the_quorum() -> None:
-    decision = decide(STOP, {}, {})
-    assert (decision.state, decision.wanted) == ("open", 2)
-
-
-def test_a_unit_with_one_vote_wants_one_more() -> None:
-    decision = decide(STOP, {ALICE: GOOD}, {})
-    assert (decision.state, decision.wanted) == ("open", 1)
-
-
-def test_the_quorum_certifies() -> None:
-    decision = decide(STOP, {ALICE: GOOD, BOB: GOOD}, {})
-    assert (decision.state, decision.digest, decision.attempt) == ("certified", GOOD, 0)
-    assert decision.wanted == 0
-
-
-def test_a_minority_of_one_does_not_stop_the_quorum() -> None:
-    decision = decide(STOP, {ALICE: GOOD, BOB: GOOD, MALLORY: BAD}, {})
-    assert (decision.state, decision.digest, decision.attempt) == ("certified", GOOD, 0)
-
-
-def test_two_single_answers_want_one_replica_more() -> None:
-    decision = decide(STOP, {ALICE: GOOD, MALLORY: BAD}, {})
-    assert (decision.state, decision.wanted) == ("open", 1)
-
-
-def test_two_digests_that_reach_the_quorum_contest_the_unit() -> None:
-    votes = {ALICE: GOOD, BOB: GOOD, MALLORY: BAD, CAROL: BAD}
-    decision = decide(STOP, votes, {})
-    assert (decision.state, decision.attempt, decision.wanted) == ("contested", 1, 1)
-
-
-def test_each_vote_that_the_runner_up_gains_raises_what_the_winner_needs() -> None:
-    votes = {peer(str(number)): GOOD if number < 4 else BAD for number in range(7)}
-    decision = decide(FixedQuorum(2, 64), votes, {})
-    assert (decision.state, decision.digest, decision.attempt) == ("certified", GOOD, 2)
-    votes[peer("7")] = BAD
-    decision = decide(FixedQuorum(2, 64), votes, {})
-    assert (decision.state, decision.attempt, decision.wanted) == ("contested", 3, 1)
-
-
-def test_a_unit_fails_when_the_replicas_are_used_up() -> None:
-    votes = {ALICE: GOOD, BOB: BAD, CAROL: UGLY}
-    decision = decide(FixedQuorum(2, 3), votes, {})
-    assert decision.state == "failed"
-    assert decision.reason == "3 replicas gave 3 different answers"
-
-
-def test_never_more_replicas_are_wanted_than_may_still_run() -> None:
-    decision = decide(FixedQuorum(4, 5), {ALICE: GOOD, BOB: BAD, CAROL: UGLY}, {})
-    assert (decision.state, decision.wanted) == ("open", 2)
-
-
-def test_failures_of_a_quorum_without_any_vote_fail_the_unit_with_their_reason() -> None:
-    failures = {ALICE: "memory: too much", BOB: "memory: too much", CAROL: "cpu: too long"}
-    decision = decide(STOP, {}, failures)
-    assert (decision.state, decision.reason) == ("failed", "memory: too much")
-
-
-def test_one_failure_alone_leaves_the_unit_open() -> None:
-    decision = decide(STOP, {}, {ALICE: "memory: too much"})
-    assert (decision.state, decision.wanted) == ("open", 2)
-
-
-def test_a_failure_uses_a_replica_up_but_is_no_vote() -> None:
-    decision = decide(FixedQuorum(2, 2), {ALICE: GOOD}, {BOB: "cpu: too long"})
-    assert (decision.state, decision.reason) == ("failed", "cpu: too long")
-
-
-def test_votes_that_outnumber_the_failures_give_the_reason() -> None:
-    votes = {ALICE: GOOD, BOB: BAD, CAROL: GOOD, DAVE: BAD}
-    decision = decide(FixedQuorum(2, 5), votes, {MALLORY: "cpu: too long"})
-    assert decision.reason == "5 replicas gave 2 different answers"
-
-
-# ---- certificates ----------------------------------------------------------------------------
-
-
-def sample_certificate() -> tuple[Certificate, dict[bytes, VerifiedFrame]]:
-    """A valid certificate of unit 3 by Alice and Bob, and the frames that it needs, and more."""
-    frames = [
-        frame(ALICE, Claim((3,)), vote(3, GOOD)),
-        frame(BOB, vote(3, GOOD)),
-        frame(CAROL, vote(3, BAD), vote(4, GOOD)),
-        frame(PAULA, vote(3, GOOD)),
-        frame(BOB, vote(3, GOOD), sequence=1),
-        frame(DAVE, vote(3, GOOD), job=JobId(bytes(32))),
-        frame(DAVE, vote(3, GOOD), network=NetworkId(bytes(32))),
-    ]
-    votes = {
-        ALICE: (GOOD, VoteRef(frames[0].hash, 1)),
-        BOB: (GOOD, VoteRef(frames[1].hash, 0)),
-        CAROL: (BAD, VoteRef(frames[2].hash, 0)),
-    }
-    decision = decide(STOP, {who: answer for who, (answer, _) in votes.items()}, {})
-    made = certificate(SAMPLE.job, 3, decision, STOP, votes)
-    return made, {item.hash: item for item in frames}
-
-
-def replaced(made: Certificate, position: int, ref: VoteRef) -> Certificate:
-    votes = list(made.votes)
-    votes[position] = ref
-    return msgspec.structs.replace(made, votes=tuple(votes))
-
-
-def why(made: Certificate, frames: dict[bytes, VerifiedFrame]) -> str | None:
-    return check_certificate(SAMPLE.manifest, SAMPLE.job, made, frames)  # type: ignore[arg-type]
-
-
-def test_a_certificate_names_the_votes_it_needs_by_author_and_holds() -> None:
-    made, frames = sample_certificate()
-    assert [frames[ref.frame].author for ref in made.votes] == sorted([ALICE, BOB])
-    assert why(made, frames) is None
-
-
-def test_a_certificate_carries_no_more_votes_than_it_needs() -> None:
-    frames = [frame(peer(str(number)), vote(0, GOOD)) for number in range(5)]
-    votes = {item.author: (GOOD, VoteRef(item.hash, 0)) for item in frames}
-    decision = decide(STOP, dict.fromkeys(votes, GOOD), {})
-    assert len(certificate(SAMPLE.job, 0, decision, STOP, votes).votes) == 2
-
-
-def test_a_certificate_of_another_job_does_not_hold() -> None:
-    made, frames = sample_certificate()
-    made = msgspec.structs.replace(made, job=JobId(bytes(32)))
-    assert why(made, frames) == "it belongs to another job"
-
-
-def test_a_certificate_of_a_unit_that_the_job_lacks_does_not_hold() -> None:
-    made, frames = sample_certificate()
-    made = msgspec.structs.replace(made, unit=SAMPLE.manifest.units)
-    assert why(made, frames) == "the job has no unit 10"
-
-
-def test_a_certificate_whose_frame_is_missing_does_not_hold() -> None:
-    made, frames = sample_certificate()
-    del frames[made.votes[0].frame]
-    assert "is missing" in (why(made, frames) or "")
-
-
-@pytest.mark.parametrize("number", [5, 6])
-def test_a_vote_from_another_job_or_network_does_not_hold(number: int) -> None:
-    made, frames = sample_certificate()
-    made = replaced(made, 0, VoteRef(list(frames.values())[number].hash, 0))
-    assert "belongs to another job or network" in (why(made, frames) or "")
-
-
-def test_a_vote_behind_the_end_of_its_frame_does_not_hold() -> None:
-    made, frames = sample_certificate()
-    made = replaced(made, 0, VoteRef(made.votes[0].frame, 9))
-    assert "has no entry 9" in (why(made, frames) or "")
-
-
-def test_an_entry_that_is_no_vote_does_not_hold() -> None:
-    made, frames = sample_certificate()
-    claim = next(item for item in frames.values() if item.author == ALICE)
-    assert "is no vote" in (why(replaced(made, 0, VoteRef(claim.hash, 0)), frames) or "")
-
-
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_vote_for_another_unit_or_digest_does_not_hold(index: int) -> None:
-    made, frames = sample_certificate()
-    other = next(item for item in frames.values() if item.author == CAROL)
-    reason = why(replaced(made, 0, VoteRef(other.hash, index)), frames)
-    assert "votes for something else" in (reason or "")
-
-
-def test_the_publishers_own_vote_does_not_hold() -> None:
-    made, frames = sample_certificate()
-    own = next(item for item in frames.values() if item.author == PAULA)
-    reason = why(replaced(made, 0, VoteRef(own.hash, 0)), frames)
-    assert reason == "the publisher's own vote does not count"
-
-
-def test_two_votes_of_one_peer_count_once() -> None:
-    made, frames = sample_certificate()
-    again = [item for item in frames.values() if item.author == BOB]
-    refs = tuple(VoteRef(item.hash, 0) for item in again)
-    reason = why(msgspec.structs.replace(made, votes=refs), frames)
-    assert reason == "1 voters where 2 are needed"
-
-
-def test_a_later_attempt_needs_more_voters() -> None:
-    made, frames = sample_certificate()
-    reason = why(msgspec.structs.replace(made, attempt=1), frames)
-    assert reason == "2 voters where 3 are needed"
-
 
 # ---- claims ----------------------------------------------------------------------------------
 
@@ -288,15 +119,58 @@ def test_a_lease_is_at_most_half_a_fair_share_of_what_remains_but_one_a_slot() -
 # ---- reputation ------------------------------------------------------------------------------
 
 
-def test_a_newcomer_stands_at_one_half_and_has_a_vote() -> None:
+def after(*kinds: str, record: Record | None = None) -> Record:
+    """A record after these moves."""
+    found = record or Record()
+    for kind in kinds:
+        found = moved(found, kind)
+    return found
+
+
+def test_every_move_passes_catches_or_is_one_that_needed_the_vote() -> None:
+    assert set(PASSED) | set(CAUGHT) | {"matched"} == set(get_args(Kind))
+    assert not set(PASSED) & set(CAUGHT)
+
+
+def test_a_newcomer_stands_at_one_half_and_is_served() -> None:
     assert score(Record()) == 0.5
-    assert has_vote(Record())
+    assert served(Record())
+    assert Record().checks == 0
 
 
-def test_two_contradictions_cost_a_newcomer_its_vote_and_agreement_wins_it_back() -> None:
-    assert has_vote(Record(0, 1))
-    assert not has_vote(Record(0, 2))
-    assert has_vote(Record(1, 2))
+def test_two_contradictions_of_a_newcomer_end_service_and_agreement_wins_it_back() -> None:
+    assert served(after("contradicted"))
+    assert not served(after("contradicted", "failed audit"))
+    assert served(after("contradicted", "failed audit", "matched"))
+
+
+def test_a_check_is_passed_by_what_did_not_need_the_vote_and_by_the_judges_own_hand() -> None:
+    assert [after(kind).checks for kind in PASSED] == [1, 1, 1]
+    assert after("matched", "matched") == Record(agreed=2)
+
+
+@pytest.mark.parametrize("kind", CAUGHT)
+def test_who_is_caught_starts_from_nothing(kind: str) -> None:
+    before = after(*["ringer"] * 50)
+    assert before.checks == 46, "50 checks, of which each later one forgot a 320th"
+    caught = after(kind, record=before)
+    assert (caught.checks, caught.milli) == (0, 0)
+    assert (caught.agreed, caught.contradicted) == (50, 1)
+    assert score(caught) < score(before)
+
+
+def test_a_record_forgets_so_that_it_never_passes_320_checks() -> None:
+    record = after(*["audited"] * 10_000)
+    assert 319 <= record.checks <= 320
+    assert after("audited", record=record).milli - record.milli <= 3
+    assert after(*["audited"] * 10).checks == 9
+
+
+def test_a_proved_fault_outweighs_everything() -> None:
+    record = msgspec.structs.replace(after(*["ringer"] * 100), faults=1)
+    assert (record.checks, score(record), served(record)) == (0, 0.0, False)
+    assert moved(record, "ringer").faults == 1
+    assert moved(record, "contradicted").faults == 1
 
 
 def test_the_score_rises_with_agreement_and_falls_with_contradiction() -> None:
@@ -356,6 +230,130 @@ def test_only_the_publisher_closes_a_job_on_its_own_network() -> None:
     }
     assert len(verdicts) == 2
     assert all(isinstance(verdict, Reject) for verdict in verdicts)
+
+
+# ---- frames and trust snapshots --------------------------------------------------------------
+
+ZERO = FrameHash(bytes(32))
+SECRET = bytes(range(32))
+RINGERS = (Ringer(1, GOOD), Ringer(4, BAD))
+OPENED = OpenRingers(SECRET, RINGERS)
+
+
+def reveal(*units: int, length: int = 1, attempt: int = 0) -> Reveal:
+    items = tuple(RevealItem(unit, attempt, GOOD, length) for unit in units)
+    return Reveal(ZERO, 0, bytes(32), items, ())
+
+
+def commit(*units: int) -> Commit:
+    return Commit(bytes(32), tuple(CommitItem(unit, 0, bytes(32)) for unit in units))
+
+
+def judged(author: PeerId, *entries: Entry, **changes: Any) -> Verdict:
+    """What is made of a frame of the sample job, if its manifest were changed so."""
+    body = Frame(NETWORK, SAMPLE.job, author, 1, 0, entries)
+    return judge_frame(body, msgspec.structs.replace(SAMPLE.manifest, **changes), TERMS)
+
+
+def soft(**changes: Any) -> dict[str, Any]:
+    return {"comparison": Tolerance(), **changes}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [Claim((9,)), Release((9,)), commit(9, 0), reveal(9, 0, length=10_000), Failure(9, 0, "x: y")],
+    ids=lambda entry: type(entry).__name__,
+)
+def test_what_volunteers_say_of_the_units_of_a_job_is_accepted(entry: Entry) -> None:
+    assert judged(ALICE, entry) == ACCEPT
+    assert isinstance(judged(PAULA, entry), Reject), "the publisher does not run its own units"
+
+
+def test_what_the_publisher_alone_may_say_is_accepted_from_it_alone() -> None:
+    trust = Trust(ringers=Digest(ringers_hash(OPENED)))
+    for entry in (Audit(9, GOOD), OPENED):
+        assert judged(PAULA, entry, trust=trust) == ACCEPT
+        assert isinstance(judged(ALICE, entry, trust=trust), Reject)
+        assert isinstance(judged(ALICE, Claim((1,)), entry, trust=trust), Reject)
+
+
+@pytest.mark.parametrize(
+    ("author", "entry"),
+    [
+        (ALICE, Claim((0, 10))),
+        (ALICE, Release((10,))),
+        (ALICE, commit(0, 10)),
+        (ALICE, reveal(10)),
+        (ALICE, Failure(10, 0, "")),
+        (ALICE, Endorse(10, 0, VoteRef(ZERO, 0), GOOD)),
+        (PAULA, Audit(10, GOOD)),
+    ],
+)
+def test_a_frame_about_a_unit_that_the_job_lacks_is_rejected(author: PeerId, entry: Entry) -> None:
+    verdict = judged(author, entry, **soft())
+    assert verdict == Reject("the frame names a unit that the job does not have")
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (reveal(0, 1, length=10_001), "larger than the job allows"),
+        (reveal(3, 4, 3), "votes twice"),
+        (commit(3, 4, 3), "commits twice"),
+        (Endorse(3, 0, VoteRef(ZERO, 0), GOOD), "endorses where"),
+    ],
+)
+def test_what_contradicts_itself_or_the_job_is_rejected(entry: Entry, told: str) -> None:
+    verdict = judged(ALICE, entry)
+    assert isinstance(verdict, Reject)
+    assert told in verdict.reason
+
+
+def test_the_same_unit_may_be_committed_to_in_several_attempts() -> None:
+    items = tuple(CommitItem(3, attempt, bytes(32)) for attempt in range(3))
+    assert judged(ALICE, Commit(bytes(32), items)) == ACCEPT
+
+
+def test_endorsements_belong_to_jobs_with_a_tolerance() -> None:
+    assert judged(ALICE, Endorse(3, 0, VoteRef(ZERO, 0), GOOD), **soft()) == ACCEPT
+
+
+def test_ringers_are_opened_as_the_manifest_names_them_or_not_at_all() -> None:
+    trust = Trust(ringers=Digest(ringers_hash(OPENED)))
+    for wrong in (
+        OpenRingers(bytes(32), RINGERS),
+        OpenRingers(SECRET, RINGERS[::-1]),
+        OpenRingers(SECRET, RINGERS[:1]),
+        OpenRingers(SECRET, (RINGERS[0], Ringer(4, GOOD))),
+    ):
+        assert isinstance(judged(PAULA, wrong, trust=trust), Reject)
+    assert isinstance(judged(PAULA, OPENED), Reject), "a job without ringers opens none"
+
+
+def test_every_entry_names_the_units_that_it_is_about() -> None:
+    assert named_units(Claim((3, 1, 3))) == (3, 1, 3)
+    assert named_units(commit(7, 8)) == named_units(reveal(7, 8)) == (7, 8)
+    assert named_units(OPENED) == (1, 4)
+    assert named_units(Audit(5, GOOD)) == named_units(Failure(5, 0, "")) == (5,)
+
+
+def test_a_trust_snapshot_of_the_network_is_accepted() -> None:
+    body = Snapshot(NETWORK, PAULA, "any", 1, WALL_MS, ())
+    assert judge_snapshot(body, TERMS) == ACCEPT
+    elsewhere = msgspec.structs.replace(body, network=NetworkId(bytes(32)))
+    assert isinstance(judge_snapshot(elsewhere, TERMS), Reject)
+    assert isinstance(judge_snapshot(body, NetworkTerms(NETWORK, 40)), Reject)
+
+
+def test_frames_of_keys_that_do_not_fit_the_network_are_rejected() -> None:
+    body = Frame(NETWORK, SAMPLE.job, ALICE, 1, 0, (Claim((1,)),))
+    verdict = judge_frame(body, SAMPLE.manifest, NetworkTerms(NETWORK, 40))
+    assert verdict == Reject("the author's key does not fit the network")
+
+
+def test_a_job_that_asks_for_confidence_needs_no_quorum() -> None:
+    body = msgspec.structs.replace(manifest(), stop=Confidence(1, 1, 1))
+    assert judge_manifest(body, TERMS, WALL_MS) == ACCEPT
 
 
 # ---- the owner's limits ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from core_samples import (
     ALICE,
+    BOB,
     CAPABILITY,
     GOOD,
     NETWORK,
@@ -18,12 +19,20 @@ from core_samples import (
     frame,
     manifest,
     seal,
-    vote,
 )
 
 from p2pfleet.core.errors import Malformed
-from p2pfleet.core.model.ids import cid_of
-from p2pfleet.core.model.job import Exact, FixedQuorum, Limits, UnitInput, UnitTable
+from p2pfleet.core.model.comparison import OutputTolerance, Tolerance
+from p2pfleet.core.model.ids import FrameHash, PeerId, cid_of
+from p2pfleet.core.model.job import (
+    Confidence,
+    Exact,
+    FixedQuorum,
+    Limits,
+    Trust,
+    UnitInput,
+    UnitTable,
+)
 from p2pfleet.core.model.network import NetworkParameters
 from p2pfleet.core.wire import messages as ms
 from p2pfleet.core.wire.codec import decode, encode
@@ -44,8 +53,12 @@ RECORD = ms.PeerRecord(
     CAPABILITY,
 )
 REQUIREMENT = ms.Requirement(NETWORK, ALICE, 5, WALL_MS, "1.32.0")
-FRAME = ms.Frame(NETWORK, SAMPLE.job, ALICE, 7, 0, (ms.Claim((1, 2)), vote(1, GOOD)))
-REF = ms.VoteRef(frame(ALICE, vote(1, GOOD)).hash, 3)
+REF = ms.VoteRef(frame(ALICE, ms.Claim((1,))).hash, 3, 2)
+ITEM = ms.RevealItem(5, 1, GOOD, 100)
+REVEAL = ms.Reveal(REF.frame, 0, bytes(32), (ITEM,), (REF.frame,))
+FRAME = ms.Frame(NETWORK, SAMPLE.job, ALICE, 7, 0, (ms.Claim((1, 2)), REVEAL))
+SNAPSHOT = ms.Snapshot(NETWORK, ALICE, "any", 3, WALL_MS, (ms.PeerChecks(ALICE, 20),))
+RECEIPT = ms.Receipt(NETWORK, SAMPLE.job, ALICE, BOB, 1, 2, 3, 4, WALL_MS)
 CID = cid_of(b"x")
 
 SAMPLES: tuple[Any, ...] = (
@@ -56,26 +69,42 @@ SAMPLES: tuple[Any, ...] = (
     FRAME,
     ms.Claim((0, 5)),
     ms.Release((0, 5)),
-    vote(5, GOOD),
+    REVEAL,
+    ITEM,
+    ms.CommitItem(5, 1, bytes(32)),
+    ms.Commit(bytes(32), (ms.CommitItem(5, 1, bytes(32)),)),
+    ms.Endorse(5, 1, REF, GOOD),
+    ms.Audit(5, GOOD),
+    ms.Ringer(5, GOOD),
+    ms.OpenRingers(bytes(32), (ms.Ringer(5, GOOD),)),
+    ms.PeerChecks(ALICE, 20),
+    SNAPSHOT,
+    RECEIPT,
     ms.Failure(5, 0, "cpu: too long"),
     seal(CLOSURE),
     REF,
-    ms.Certificate(SAMPLE.job, 3, 0, GOOD, (REF, REF)),
+    ms.Certificate(SAMPLE.job, 3, GOOD, GOOD, (REF, REF), (REF,), REF),
+    ms.Certificate(SAMPLE.job, 3, GOOD, None, ()),
+    ms.Proof(seal(FRAME), seal(FRAME)),
     ms.Hello(NETWORK, 1, seal(RECORD)),
     ms.Deliver(seal(CLOSURE)),
     ms.JobsSummary((SAMPLE.job,), ()),
     ms.AuthorPosition(ALICE, 7, 3),
     ms.FramesSummary(SAMPLE.job, (ms.AuthorPosition(ALICE, 7, 3),)),
+    ms.FramesSummary(SAMPLE.job, (), 2**53 - 1),
     ms.Wanted(SAMPLE.job, (0, 7)),
     ms.BlobRequest(NETWORK, CID, 0, 10),
     ms.BlobHeader(True, 10),
     Limits(2**28, 1000, 1000),
     Exact(),
     FixedQuorum(2, 5),
+    Confidence(1_000_000, 200_000, 16),
+    Trust("vision", GOOD, GOOD, 50_000, 30, 1_000, 1_000),
+    Tolerance((OutputTolerance("scores", 1, 1),)),
     UnitInput(0, 0, 10, GOOD),
     UnitTable((CID,), (UnitInput(0, 0, 10, GOOD),)),
     NetworkParameters("testnet", True),
-    NetworkParameters("testnet", True, ALICE),
+    NetworkParameters("testnet", True, ALICE, 18, 3),
     CAPABILITY,
     Tensor("x", "int8", (2,), b"ab"),
 )
@@ -179,7 +208,7 @@ def test_an_unknown_tag_is_refused() -> None:
 
 def test_a_body_of_one_type_is_not_taken_for_another() -> None:
     bodies = [value for value in SAMPLES if isinstance(value, ms._Body)]
-    assert len(bodies) == 5
+    assert len(bodies) == 7
     for body in bodies:
         for other in bodies:
             if other is not body:
@@ -242,8 +271,16 @@ def _beyond(info: msgspec.inspect.Type, valid: Any) -> Iterator[tuple[str, Any]]
 
 
 def _least(info: msgspec.inspect.Type) -> Any:
-    assert isinstance(info, msgspec.inspect.BytesType)
-    return bytes(info.min_length or 0)
+    match info:
+        case msgspec.inspect.StructType(tag=None, fields=fields):
+            return [_least(field.type) for field in fields]
+        case msgspec.inspect.IntType(ge=int(low)):
+            return low
+        case msgspec.inspect.BytesType(min_length=low):
+            return bytes(low or 0)
+        case msgspec.inspect.StrType(min_length=low):
+            return "x" * (low or 0)
+    raise AssertionError(info)
 
 
 def _bounds() -> Iterator[Any]:
@@ -291,9 +328,45 @@ def test_the_largest_summaries_fit_a_message() -> None:
         assert decode(encode(message), ms.Message, MAX_MESSAGE_BYTES) == message
 
 
-def test_the_largest_frame_fits_a_message() -> None:
+def test_the_largest_frame_fits_a_message_and_so_do_two_in_a_proof() -> None:
     sealed = ms.Sealed(bytes(MAX_FRAME_BYTES), ALICE, bytes(64))
     assert len(encode(ms.Deliver(sealed))) <= MAX_MESSAGE_BYTES
+    assert len(encode(ms.Proof(sealed, sealed))) <= MAX_MESSAGE_BYTES
+
+
+def test_the_largest_snapshot_fits_a_body() -> None:
+    peers = [ms.PeerChecks(PeerId(n.to_bytes(32, "big")), 10**6) for n in range(768)]
+    body = ms.Snapshot(NETWORK, ALICE, "m" * 64, 2**53 - 1, 2**53 - 1, tuple(peers))
+    assert len(encode(body)) <= MAX_FRAME_BYTES
+
+
+def test_the_largest_entries_fit_a_frame() -> None:
+    items = tuple(ms.CommitItem(999_999, 255, bytes(32)) for _ in range(ms.COMMIT_ITEMS_MAX))
+    reveals = tuple(ms.RevealItem(999_999, 255, GOOD, 2**34) for _ in items)
+    seen = tuple(FrameHash(n.to_bytes(32, "big")) for n in range(ms.SEEN_MAX))
+    ringers = tuple(ms.Ringer(999_999, GOOD) for _ in range(ms.RINGERS_MAX))
+    for entry in (
+        ms.Commit(bytes(32), items),
+        ms.Reveal(REF.frame, 1023, bytes(32), reveals, seen),
+        ms.OpenRingers(bytes(32), ringers),
+        ms.Claim((999_999,) * 4096),
+    ):
+        body = msgspec.structs.replace(FRAME, entries=(entry,))
+        assert len(encode(body)) <= MAX_FRAME_BYTES
+
+
+# ---- order -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turn", [[0, 0], [1, 0], [0, 2, 1], [0, 1, 1]])
+def test_what_has_to_ascend_is_refused_in_another_order(turn: list[int]) -> None:
+    hashes = [bytes([number]) * 32 for number in turn]
+    reveal, snapshot, tolerance = arrays(REVEAL), arrays(SNAPSHOT), arrays(Tolerance())
+    reveal[5] = hashes
+    snapshot[6] = [[key, 1] for key in hashes]
+    tolerance[1] = [[key.hex(), 1, 1] for key in hashes]
+    for plain, kind in ((reveal, ms.Reveal), (snapshot, ms.Snapshot), (tolerance, Tolerance)):
+        assert "ascending" in refused(pack(plain), kind)
 
 
 # ---- tensor bundles --------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ async def prepare_unseen(
     publisher: PeerId,
     wall_ms: int,
     pin: Pin,
-    crowd: int,
+    crowd: Callable[[], int],
     snapshot: bytes | None,
 ) -> Draft:
     """The manifest and its blobs, whatever is in them."""

@@ -17,7 +17,7 @@ PROTOCOL = Path(__file__).parents[2] / "protocol"
 VECTORS = PROTOCOL / "vectors"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.json"))
 # Their cases are numbers and letters; test_every_changed_verdict_is_noticed changes those.
-WITHOUT_BYTES = {"decisions", "frames", "reputation", "versions"}
+WITHOUT_BYTES = {"decisions", "frames", "rankings", "reputation", "versions"}
 TIMEOUT_S = 120
 
 Check = Callable[[str, dict[str, Any]], list[str]]
@@ -145,11 +145,17 @@ def put(case: Any, place: Place, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "field", "change"),
     [
-        ("decisions", "wanted", lambda value: value + 1),
-        ("decisions", "attempt", lambda value: value + 1),
-        ("decisions", "state", lambda value: value[::-1]),
-        ("reputation", "votes", lambda value: not value),
-        ("reputation", "agreed", lambda value: value + 1),
+        ("decisions", "more", lambda value: value + 1),
+        ("decisions", "holds", lambda value: not value),
+        ("rankings", "ranking", lambda value: [*value, ["z", [], []]]),
+        ("snapshots", "weighs", lambda value: not value),
+        ("snapshots", "verdict", lambda value: value + "!"),
+        ("sortition", "doublings", lambda value: value + 1),
+        ("sortition", "allowance", lambda value: value + 1),
+        ("evidence", "fault", lambda value: "" if value else "answers"),
+        ("reputation", "served", lambda value: not value),
+        ("reputation", "record", lambda value: [value[0] + 1, *value[1:]]),
+        ("reputation", "checks", lambda value: value + 1),
         ("jobs", "verdict", lambda value: value + "!"),
         ("records", "verdict", lambda value: value + "!"),
         ("requirements", "verdict", lambda value: value + "!"),

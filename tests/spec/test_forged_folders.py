@@ -10,142 +10,105 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from p2pfleet.adapters.inputs import outputs_path, write_outputs
-from p2pfleet.core.model.ids import Digest, cid_of, sha256
-from p2pfleet.core.model.job import Exact, FixedQuorum, Limits
-from p2pfleet.core.model.network import NetworkParameters, network_id
-from p2pfleet.core.wire.messages import Frame, Manifest, Reveal, Sealed, job_id
-from p2pfleet.core.wire.tensors import Tensor, digest_of, encode_bundle
-from p2pfleet.results import (
-    CERTIFICATES,
-    FRAMES,
-    MANIFEST,
-    REPORT,
-    FrameLine,
-    SealedText,
-)
-from p2pfleet.runtime.signing import Signer
+from p2pfleet.results import CERTIFICATES
 from p2pfleet.verify import Verification, verify_results
-
-PUBLISHER, ALICE, BOB = (Signer(sha256(name.encode())) for name in ("publisher", "alice", "bob"))
-NETWORK = network_id(NetworkParameters("forgery", True))
-OUTPUT = encode_bundle((Tensor("answer", "uint8", (2,), b"no"),))
-DIGEST: Digest = digest_of(OUTPUT)
-SEALED_MANIFEST = PUBLISHER.seal(
-    Manifest(
-        network=NETWORK,
-        publisher=PUBLISHER.peer,
-        name="forged",
-        model=cid_of(b"model"),
-        model_bytes=5,
-        table=cid_of(b"table"),
-        table_bytes=5,
-        units=2,
-        total_bytes=2,
-        limits=Limits(2**20, 1000, 1000),
-        comparison=Exact(),
-        stop=FixedQuorum(2, 5),
-        shards=1,
-        lease_ms=1000,
-        issued_ms=1,
-        expires_ms=2,
-        salt=bytes(16),
-    )
-)
+from tests.spec.folders import ALICE, BOB, Folder, rewrite
 
 Line = dict[str, Any]
+ORDER = ("unit", "state", "digest", "snapshot", "votes", "against", "audit", "reason", "attempt")
 
 
-def vote(author: Signer) -> Sealed:
-    reveal = Reveal(0, 0, DIGEST, len(OUTPUT))
-    return author.seal(Frame(NETWORK, job_id(SEALED_MANIFEST), author.peer, 1, 0, (reveal,)))
+class Forgery:
+    """A folder that is right in everything but one line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        job = Folder()
+        job.settle(0, (ALICE, BOB))
+        job.write(folder)
+        self.line: Line = json.loads((folder / CERTIFICATES).read_text())
+
+    def checked(self, line: Line) -> Verification:
+        ordered = {name: line[name] for name in sorted(line, key=ORDER.index)}
+        content = json.dumps(ordered, separators=(",", ":")).encode() + b"\n"
+        rewrite(self.folder, CERTIFICATES, content)
+        return verify_results(self.folder)
 
 
-VOTES = (vote(ALICE), vote(BOB))
+@pytest.fixture
+def forgery(tmp_path: Path) -> Forgery:
+    return Forgery(tmp_path)
 
 
-def honest() -> Line:
-    """The line of a unit that two volunteers settled."""
-    return {
-        "unit": 0,
-        "state": "settled",
-        "attempt": 0,
-        "digest": DIGEST.hex(),
-        "votes": [[one.hash.hex(), 0] for one in VOTES],
-    }
-
-
-def checked(folder: Path, line: Line) -> Verification:
-    """What is found in a folder that is right in everything but this line."""
-    frames = [FrameLine(one.hash.hex(), SealedText.of(one)) for one in VOTES]
-    texts = {
-        MANIFEST: msgspec.json.encode(SealedText.of(SEALED_MANIFEST)) + b"\n",
-        FRAMES: b"".join(msgspec.json.encode(frame) + b"\n" for frame in frames),
-        CERTIFICATES: msgspec.json.encode(line) + b"\n",
-    }
-    for name, text in texts.items():
-        (folder / name).write_bytes(text)
-    write_outputs(folder, 0, OUTPUT)
-    hashes = {name: sha256(text).hex() for name, text in texts.items()}
-    (folder / REPORT).write_text(json.dumps({"files": hashes}))
-    return verify_results(folder)
-
-
-def test_a_folder_with_two_votes_holds(tmp_path: Path) -> None:
-    found = checked(tmp_path, honest())
+def test_a_folder_with_two_votes_holds(forgery: Forgery) -> None:
+    found = forgery.checked(forgery.line)
     assert found.problems == ()
-    assert (found.settled, found.voters, found.outputs, found.open) == (1, 2, 1, 1)
+    assert (found.settled, found.voters, found.outputs, found.open) == (1, 2, 1, 5)
 
 
-def test_an_attempt_below_zero_makes_no_quorum_of_nobody(tmp_path: Path) -> None:
-    """Two votes of quorum and an attempt of -2 would be fulfilled by no vote at all."""
-    found = checked(tmp_path, honest() | {"attempt": -2, "votes": []})
+def test_no_vote_at_all_certifies_nothing(forgery: Forgery) -> None:
+    found = forgery.checked(forgery.line | {"votes": []})
     assert found.voters == 0
-    assert any(problem.startswith(f"{CERTIFICATES} line 1: ") for problem in found.problems)
-    assert f"{outputs_path(tmp_path, 0).name}: an output without a certificate" in found.problems
+    assert "unit 0: its certificate does not hold: 0 votes are not enough" in found.problems[0]
 
 
-def test_an_index_below_zero_does_not_count_from_the_end(tmp_path: Path) -> None:
-    votes = [[one.hash.hex(), -1] for one in VOTES]
-    found = checked(tmp_path, honest() | {"votes": votes})
+def test_an_index_below_zero_does_not_count_from_the_end(forgery: Forgery) -> None:
+    votes = [[name, -1, 0] for name, _, _ in forgery.line["votes"]]
+    found = forgery.checked(forgery.line | {"votes": votes})
     assert found.voters == 0
-    assert any(problem.startswith(f"{CERTIFICATES} line 1: ") for problem in found.problems)
+    assert any(problem.startswith("unit 0: ") for problem in found.problems)
+
+
+NAME = "<the frame with the first vote>"
+VOTE = [NAME, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"votes": []}, "line 1"),
-        ({"attempt": -1, "votes": [[VOTES[0].hash.hex(), 0]]}, "line 1"),
-        ({"attempt": 256}, "line 1"),
-        ({"attempt": 1}, "2 voters where 3 are needed"),
-        ({"attempt": 2**64 - 1}, "line 1"),
-        ({"votes": [[VOTES[0].hash.hex(), 0]] * 2}, "1 voters where 2 are needed"),
-        ({"votes": [[VOTES[0].hash.hex(), 0]] * 65}, "line 1"),
-        ({"votes": [[VOTES[0].hash.hex(), 1024]]}, "line 1"),
-        ({"votes": [[VOTES[0].hash.hex(), 1]]}, "has no entry 1"),
-        ({"votes": [[VOTES[0].hash.hex().upper(), 0]]}, "not the one way to write it"),
-        ({"votes": [[VOTES[0].hash.hex()[:-2], 0]]}, "line 1"),
-        ({"votes": [[f" {VOTES[0].hash.hex()}", 0]]}, "not the one way to write it"),
-        ({"digest": DIGEST.hex().upper()}, "not the one way to write it"),
-        ({"digest": DIGEST.hex()[:-2]}, "line 1"),
+        ({"votes": [VOTE]}, "1 votes are not enough"),
+        ({"votes": [VOTE, VOTE]}, "somebody votes twice"),
+        ({"votes": [VOTE] * 65}, "unit 0"),
+        ({"against": [VOTE] * 65}, "unit 0"),
+        ({"against": [VOTE]}, "somebody votes twice"),
+        ({"votes": [[NAME, 1024, 0]]}, "unit 0"),
+        ({"votes": [[NAME, 1, 0]]}, "is not there"),
+        ({"votes": [[NAME, 0, 1]]}, "has no item 1"),
+        ({"votes": [[NAME, 0, 256]]}, "unit 0"),
+        ({"votes": [[NAME, 0, -1]]}, "unit 0"),
+        ({"votes": [[NAME, 0]]}, "line 1"),
+        ({"votes": [[NAME, 2**64, 0]]}, "unit 0"),
+        ({"votes": [["ff" * 32, 0, 0]]}, "is missing"),
+        ({"votes": [["FF" * 32, 0, 0]]}, "not the one way to write it"),
+        ({"votes": [["ff" * 31, 0, 0]]}, "unit 0"),
+        ({"votes": [[" " + "ff" * 32, 0, 0]]}, "not the one way to write it"),
+        ({"digest": "FF" * 32}, "not the one way to write it"),
+        ({"digest": "ff" * 31}, "unit 0"),
+        ({"digest": "ff" * 32}, "a vote is for something else"),
         ({"digest": "none"}, "not hexadecimal"),
-        ({"attempt": None}, "not the one way to write it"),
+        ({"snapshot": "ff" * 32}, "is missing"),
+        ({"snapshot": "ff" * 31}, "unit 0"),
+        ({"snapshot": None}, "line 1"),
+        ({"against": []}, "line 1"),
+        ({"audit": VOTE}, "the publisher's word is none"),
+        ({"audit": None}, "line 1"),
         ({"unit": -1}, "no such unit"),
-        ({"unit": 2}, "no such unit"),
+        ({"unit": 6}, "no such unit"),
+        ({"unit": 5}, "votes on another unit"),
         ({"state": "sworn"}, "no such state"),
+        ({"attempt": 0}, "line 1"),
     ],
 )
-def test_a_line_outside_its_bounds_is_told(change: Line, told: str, tmp_path: Path) -> None:
-    found = checked(tmp_path, honest() | change)
+def test_a_line_outside_its_bounds_is_told(change: Line, told: str, forgery: Forgery) -> None:
+    text = json.dumps(change).replace(NAME, forgery.line["votes"][0][0])
+    found = forgery.checked(forgery.line | json.loads(text))
     assert found.voters == 0
     assert any(told in problem for problem in found.problems), found.problems
 
 
-@pytest.mark.parametrize("field", ["attempt", "digest", "votes"])
-def test_a_settled_unit_without_a_whole_certificate_is_told(field: str, tmp_path: Path) -> None:
-    found = checked(tmp_path, {key: value for key, value in honest().items() if key != field})
+@pytest.mark.parametrize("field", ["digest", "votes"])
+def test_a_settled_unit_without_a_whole_certificate_is_told(field: str, forgery: Forgery) -> None:
+    found = forgery.checked({key: forgery.line[key] for key in forgery.line if key != field})
     assert any("settled without a certificate" in problem for problem in found.problems)

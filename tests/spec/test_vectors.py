@@ -27,13 +27,17 @@ from p2pfleet.core.events import (
 )
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
+from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.node import Node
+from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.model import puzzle
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import (
     Digest,
+    FrameHash,
     JobId,
     Millis,
+    NetworkId,
     PeerId,
     cid_of,
     cid_text,
@@ -43,11 +47,19 @@ from p2pfleet.core.model.ids import (
     peer_text,
     sha256,
 )
-from p2pfleet.core.model.job import FixedQuorum, UnitTable
+from p2pfleet.core.model.job import Confidence, FixedQuorum, StopRule, UnitTable
 from p2pfleet.core.model.network import NetworkParameters, NetworkTerms, network_id, network_terms
-from p2pfleet.core.rules import admission, claims, reputation
-from p2pfleet.core.rules.certificate import check_certificate, decide
+from p2pfleet.core.model.record import Record
+from p2pfleet.core.rules import (
+    admission,
+    certificate,
+    claims,
+    commitment,
+    reputation,
+    sortition,
+)
 from p2pfleet.core.rules.consent import judge_requirement, version_at_least
+from p2pfleet.core.rules.evidence import fault
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
     AuthorPosition,
@@ -60,6 +72,7 @@ from p2pfleet.core.wire.messages import (
     Message,
     Sealed,
     SignedBody,
+    VoteRef,
 )
 from p2pfleet.core.wire.names import (
     MAX_ANNOUNCEMENT_BYTES,
@@ -76,6 +89,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedManifest,
     VerifiedRecord,
     VerifiedRequirement,
+    VerifiedSnapshot,
 )
 from p2pfleet.runtime.reception import announcement_validator
 from p2pfleet.runtime.signing import Signer, open_bytes, open_sealed
@@ -147,8 +161,9 @@ def test_a_key_has_the_peer_id_that_libp2p_gives_it(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases("networks"))
 def test_a_network_is_named_by_its_parameters(case: Case) -> None:
-    owner = None if case["owner"] is None else bytes.fromhex(case["owner"])
-    fields = ("p2pfleet/1/network", case["name"], case["testnet"], owner, case["puzzle_bits"])
+    given = dict(case["parameters"])
+    given["owner"] = None if given["owner"] is None else bytes.fromhex(given["owner"])
+    fields = ("p2pfleet/1/network", *given.values())
     if "refused" in case:
         with pytest.raises(Malformed):
             read("network", encode(fields))
@@ -243,8 +258,7 @@ def test_what_a_peer_says_of_itself_is_judged(case: Case) -> None:
 
 def parameters(network: Case) -> NetworkParameters:
     owner = None if network["owner"] is None else PeerId(bytes.fromhex(network["owner"]))
-    bits = network["puzzle_bits"]
-    return NetworkParameters(network["name"], network["testnet"], owner, bits)
+    return NetworkParameters(**{**network, "owner": owner})
 
 
 @pytest.mark.parametrize("case", cases("puzzles"))
@@ -294,7 +308,7 @@ def test_versions_are_compared_by_their_numbers(case: Case) -> None:
 def greeted(record: VerifiedRecord, terms: NetworkTerms, wall_ms: int) -> list[Effect]:
     """What a node does that is greeted with this record."""
     consent = Consent(CAPABILITY)
-    node = Node.create(PeerId(bytes(32)), terms.id, 0, (), consent, terms.puzzle_bits)
+    node = Node.create(PeerId(bytes(32)), terms.id, 0, (), consent, terms)
     node.handle(Started(1, wall_ms, "", ()), NOW)
     node.handle(RestoreFinished(), NOW)
     node.handle(PeerConnected(record.record.peer), NOW)
@@ -383,7 +397,8 @@ def publisher_receives(
     stranger = PeerId(bytes(32))
     body = manifest.manifest
     consent = Consent(CAPABILITY)
-    node = Node.create(body.publisher, body.network, 0, (), consent, puzzle_bits)
+    terms = NetworkTerms(body.network, puzzle_bits)
+    node = Node.create(body.publisher, body.network, 0, (), consent, terms)
     node.handle(Started(1, body.issued_ms, "", ()), NOW)
     node.handle(RestoreFinished(), NOW)
     node.handle(ManifestReceived(node.me, manifest), NOW)
@@ -418,7 +433,9 @@ def test_a_frame_log_knows_what_is_here_and_what_others_lack(case: Case) -> None
     for label, incarnation, first, times, entries, verdict in case["arrivals"]:
         for sequence in range(first, first + times):
             claim = Claim((0,) * entries)
-            frame = Frame(job, job, author(label), incarnation, sequence, (claim,))  # type: ignore[arg-type]
+            body = Frame(job, job, author(label), incarnation, sequence, (claim,))  # type: ignore[arg-type]
+            name = FrameHash(sha256(f"{label} {incarnation} {sequence}".encode()))
+            frame = VerifiedFrame(Sealed(b"-", body.author, bytes(64)), name, body)
             refusal = log.admit(frame, case["units"], case["leases"])
             assert (refusal is None) == (verdict == "accept"), refusal
     positions = [[author(one), incarnation, at] for one, incarnation, at in case["positions"]]
@@ -454,22 +471,73 @@ def test_claims_follow_from_ranks_and_shares(case: Case) -> None:
             assert gives_way != stays
 
 
+@pytest.mark.parametrize("case", cases("commitments"))
+def test_a_commitment_binds_the_bytes_to_the_peer_the_unit_and_the_attempt(case: Case) -> None:
+    job, peer = JobId(bytes.fromhex(case["job"])), PeerId(bytes.fromhex(case["peer"]))
+    seed, unit, attempt = bytes.fromhex(case["seed"]), case["unit"], case["attempt"]
+    network, output = NetworkId(bytes.fromhex(case["network"])), bytes.fromhex(case["output"])
+    made = commitment.commitment(network, job, unit, attempt, peer, seed, output)
+    assert made.hex() == case["commitment"]
+    assert commitment.seed_hash(seed).hex() == case["seed_hash"]
+    assert commitment.nonce(seed, job, unit, attempt).hex() == case["nonce"]
+
+
+@pytest.mark.parametrize("case", cases("sortition"))
+def test_who_may_take_a_unit_from_when_on_follows_from_its_ticket(case: Case) -> None:
+    if "allowance" in case:
+        assert sortition.allowance(case["committed"], case["lapsed"]) == case["allowance"]
+        return
+    salt, unit = bytes.fromhex(case["salt"]), case["unit"]
+    terms = {name: case[name] for name in ("crowd", "wanted", "step_ms")}
+    assert sortition.doublings(case["crowd"], case["wanted"]) == case["doublings"]
+    for name, ticket, known_ms, newcomer_ms in case["peers"]:
+        peer = PeerId(bytes.fromhex(name))
+        assert str(sortition.ticket(salt, unit, peer)) == ticket
+        after = sortition.eligible_after_ms
+        assert after(salt, unit, peer, **terms, known=True) == known_ms
+        assert after(salt, unit, peer, **terms, known=False) == newcomer_ms
+
+
+def stop_of(case: Case) -> StopRule:
+    kinds: dict[str, Any] = {"FixedQuorum": FixedQuorum, "Confidence": Confidence}
+    fields = {name: value for name, value in case["stop"].items() if name != "is"}
+    made: StopRule = kinds[case["stop"]["is"]](**fields)
+    return made
+
+
 @pytest.mark.parametrize("case", cases("decisions"))
-def test_votes_and_failures_decide_a_unit(case: Case) -> None:
-    count = len(case["votes"])
-    votes = {
-        PeerId(bytes([at]) * 32): Digest(sha256(one.encode()))
-        for at, one in enumerate(case["votes"])
-    }
-    failures = {PeerId(bytes([at + count]) * 32): one for at, one in enumerate(case["failures"])}
-    decision = decide(FixedQuorum(case["quorum"], case["replicas_max"]), votes, failures)
-    assert decision.state == case["state"]
-    assert decision.wanted == case["wanted"]
-    assert decision.attempt == case["attempt"]
-    digest = None if case["digest"] is None else sha256(case["digest"].encode())
-    assert decision.digest == digest
-    if case["reason"] is not None:
-        assert decision.reason == case["reason"]
+def test_votes_are_enough_or_so_many_are_missing(case: Case) -> None:
+    given = (stop_of(case), case["votes"], case["against"])
+    assert certificate.holds(*given, case["snapshot"]) == case["holds"]
+    assert certificate.missing(*given, case["checks"], case["snapshot"]) == case["more"]
+
+
+@pytest.mark.parametrize("case", cases("rankings"))
+def test_which_votes_count_together_and_which_result_leads(case: Case) -> None:
+    def letter(value: bytes) -> str:
+        return value[:1].decode()
+
+    ballots = [
+        certificate.Ballot(
+            PeerId(peer.encode() * 32),
+            Digest(digest.encode() * 32),
+            checks,
+            attempt,
+            FrameHash(commit.encode() * 32),
+            tuple(FrameHash(one.encode() * 32) for one in seen),
+            VoteRef(FrameHash(bytes(32)), 0),
+        )
+        for peer, digest, checks, attempt, commit, seen in case["ballots"]
+    ]
+    found = certificate.ranking(ballots, stop_of(case), bytes(16), case["unit"])
+    assert [
+        [
+            letter(each.digest),
+            [letter(one.peer) for one in each.votes],
+            [letter(one.peer) + letter(one.digest) for one in each.against],
+        ]
+        for each in found
+    ] == case["ranking"]
 
 
 @pytest.mark.parametrize("case", cases("certificates"))
@@ -478,18 +546,52 @@ def test_a_certificate_holds_if_its_frames_say_so(case: Case) -> None:
     opened = [open_bytes(bytes.fromhex(one)) for one in case["frames"]]
     frames = {one.hash: one for one in opened if isinstance(one, VerifiedFrame)}
     assert sorted(one.hex() for one in frames) == case["hashes"]
+    weighing = [open_bytes(bytes.fromhex(one)) for one in case["snapshots"]]
+    snapshots = {one.hash: one for one in weighing if isinstance(one, VerifiedSnapshot)}
+    assert sorted(one.hex() for one in snapshots) == case["snapshot_hashes"]
     for given in case["certificates"]:
-        certificate = read("certificate", bytes.fromhex(given["encoding"]))
-        why = check_certificate(manifest.manifest, manifest.job, certificate, frames)
-        assert (why is None) == (given["verdict"] == "holds"), given["about"]
+        made = read("certificate", bytes.fromhex(given["encoding"]))
+        output = bytes.fromhex(given["output"]) if "output" in given else None
+        why = certificate.check_certificate(
+            manifest.manifest, manifest.job, made, frames, snapshots, output
+        )
+        assert (why is None) == (given["verdict"] == "holds"), (given["about"], why)
+
+
+@pytest.mark.parametrize("case", cases("snapshots"))
+def test_a_trust_snapshot_is_judged_and_a_newer_one_weighs_votes(case: Case) -> None:
+    manifest = opened_manifest(case)
+    found = open_bytes(bytes.fromhex(case["snapshot"]))
+    assert isinstance(found, VerifiedSnapshot)
+    assert found.hash.hex() == case["hash"]
+    terms = network_terms(parameters(case["network"]))
+    verdict = admission.judge_snapshot(found.snapshot, terms)
+    assert kind_of(verdict) == case["verdict"].split()[0]
+    settlement = Settlement.create(manifest.job, manifest.manifest, NOW, judge=False)
+    settlement.snapshot_number = case["known"]
+    job = Job(manifest.job, manifest, False, settlement, FrameLog(manifest.job))
+    assert job.weigh(found) == case["weighs"]
+
+
+@pytest.mark.parametrize("case", cases("evidence"))
+def test_two_frames_prove_a_fault_or_nothing(case: Case) -> None:
+    opened = [open_bytes(bytes.fromhex(case[name])) for name in ("first", "second")]
+    first, second = (one for one in opened if isinstance(one, VerifiedFrame))
+    assert [first.hash.hex(), second.hash.hex()] == case["hashes"]
+    assert bool(fault(first, second)) == bool(fault(second, first)) == bool(case["fault"])
 
 
 @pytest.mark.parametrize("case", cases("reputation"))
-def test_a_record_gives_a_score_and_a_vote(case: Case) -> None:
-    record = reputation.Record(case["agreed"], case["contradicted"])
+def test_moves_make_a_record_a_score_and_whether_a_peer_is_served(case: Case) -> None:
+    record = Record()
+    for move, times in case["moves"]:
+        for _ in range(times):
+            record = reputation.moved(record, move)
+    assert [record.agreed, record.contradicted, record.milli] == case["record"]
+    assert record.checks == case["checks"]
     numerator, denominator = case["score"]
     assert reputation.score(record) == pytest.approx(numerator / denominator)
-    assert reputation.has_vote(record) == case["votes"]
+    assert reputation.served(record) == case["served"]
 
 
 def test_a_rejected_frame_names_its_reason() -> None:

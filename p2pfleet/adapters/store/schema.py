@@ -130,7 +130,29 @@ def trust(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement, trust)
+def credit(connection: sqlite3.Connection) -> None:
+    """Version 4. What settled units earned their voters, and the receipts for it."""
+    for statement in (
+        """CREATE TABLE earnings (
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            unit INTEGER NOT NULL,
+            peer INTEGER NOT NULL REFERENCES peers (number),
+            credit INTEGER NOT NULL,
+            PRIMARY KEY (job, unit, peer)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE receipts (
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            peer INTEGER NOT NULL REFERENCES peers (number),
+            number INTEGER NOT NULL,
+            sealed BLOB NOT NULL,
+            PRIMARY KEY (job, peer)
+        )""",
+        "CREATE INDEX receipts_of_peers ON receipts (peer, job)",
+    ):
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement, trust, credit)
 
 STORE = DatabaseKind(
     name="the store of jobs and credit",
@@ -140,7 +162,7 @@ STORE = DatabaseKind(
         "Move it away together with the files of the same name that end in -wal and -shm (or put"
         " a backup in its place), then start again. Your identity is a separate file and is kept;"
         " jobs that are open come back from other nodes; the records of peers, the ledgers of your"
-        " own jobs and what you committed to and did not reveal yet are lost unless a backup has"
-        " them."
+        " own jobs, what you committed to and did not reveal yet, and the receipts for your work"
+        " are lost unless a backup has them."
     ),
 )

@@ -13,7 +13,7 @@ from msgspec import Meta
 from p2pfleet.adapters.store.database import Database
 from p2pfleet.adapters.store.schema import STORE
 from p2pfleet.adapters.store.store_writes import SeedData, carry_out
-from p2pfleet.core.effects import Move, OwnSeed, RecordRow, Write
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Write
 from p2pfleet.core.model.ids import JobId, JobIdField, PeerId, PeerIdField
 from p2pfleet.core.model.job import UnitIndex
 from p2pfleet.core.model.record import Record
@@ -29,6 +29,7 @@ MAX_ADDRESSES_PER_PEER = 8
 MAX_ADDRESS_CHARACTERS = 200
 
 _Count = Annotated[int, Meta(ge=0)]
+_Credit = Annotated[int, Meta(ge=1)]
 
 _sealed_decoder = msgspec.msgpack.Decoder(Sealed)
 _seed_decoder = msgspec.msgpack.Decoder(SeedData)
@@ -257,6 +258,41 @@ class SqliteStore:
             "SELECT sealed FROM snapshots"
             " WHERE job = (SELECT number FROM jobs WHERE job = ?) ORDER BY number",
             (job,),
+        )
+        return [self._sealed(sealed) for (sealed,) in rows]
+
+    # ---- credit ------------------------------------------------------------------------------
+
+    def earnings(self, job: JobId) -> list[Earning]:
+        """What the settled units of a job of one's own earned, sorted by (unit, peer)."""
+        rows = self._database.rows(
+            "SELECT unit, peers.peer, credit FROM earnings"
+            " JOIN peers ON peers.number = earnings.peer"
+            " WHERE job = (SELECT number FROM jobs WHERE job = ?) ORDER BY unit, peers.peer",
+            (job,),
+        )
+        return [
+            Earning(unit, peer, credit)
+            for unit, peer, credit in self._checked(rows, tuple[UnitIndex, PeerIdField, _Credit])
+        ]
+
+    def receipts(self, job: JobId | None = None) -> list[Sealed]:
+        """The newest receipts of a job, or of all jobs in the order of first sight; by peer."""
+        which = "" if job is None else " WHERE jobs.job = ?"
+        rows = self._database.rows(
+            "SELECT sealed FROM receipts JOIN jobs ON jobs.number = receipts.job"  # noqa: S608
+            f" JOIN peers ON peers.number = receipts.peer{which} ORDER BY receipts.job, peers.peer",
+            () if job is None else (job,),
+        )
+        return [self._sealed(sealed) for (sealed,) in rows]
+
+    def receipts_for(self, peer: PeerId, most: int) -> list[Sealed]:
+        """The newest receipts for a peer of the last ``most`` jobs of one's own that have one."""
+        rows = self._database.rows(
+            "SELECT sealed FROM receipts JOIN jobs ON jobs.number = receipts.job"
+            " WHERE receipts.peer = (SELECT number FROM peers WHERE peer = ?) AND jobs.own <> 0"
+            " ORDER BY receipts.job DESC LIMIT ?",
+            (peer, most),
         )
         return [self._sealed(sealed) for (sealed,) in rows]
 

@@ -12,10 +12,12 @@ import msgspec
 from p2pfleet.core.effects import (
     CloseJob,
     ForgetJob,
+    SaveEarnings,
     SaveFrame,
     SaveJob,
     SaveMoves,
     SaveProof,
+    SaveReceipt,
     SaveRecords,
     SaveRequirement,
     SaveSeed,
@@ -24,9 +26,11 @@ from p2pfleet.core.effects import (
     VoidMoves,
     Write,
 )
+from p2pfleet.core.errors import Malformed
 from p2pfleet.core.rules import commitment
 from p2pfleet.core.wire import codec
-from p2pfleet.core.wire.messages import Hash, RevealItem, Sealed
+from p2pfleet.core.wire.messages import Hash, Receipt, RevealItem, Sealed
+from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 
 
 class _FrameHead(msgspec.Struct, frozen=True, array_like=True, tag="p2pfleet/1/frame"):
@@ -172,6 +176,43 @@ def _save_records(connection: sqlite3.Connection, writes: Sequence[SaveRecords])
     )
 
 
+def _save_earnings(connection: sqlite3.Connection, writes: Sequence[SaveEarnings]) -> None:
+    rows = [(write.job, row) for write in writes for row in write.rows]
+    _number_peers(connection, (row.peer for _, row in rows))
+    connection.executemany(
+        "INSERT INTO earnings (job, unit, peer, credit)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?,"
+        "  (SELECT number FROM peers WHERE peer = ?), ?)",
+        [(job, row.unit, row.peer, row.credit) for job, row in rows],
+    )
+
+
+def _save_receipts(connection: sqlite3.Connection, writes: Sequence[SaveReceipt]) -> None:
+    receipts = [(_receipt(write.receipt), write) for write in writes]
+    if any(receipt.job != write.job for receipt, write in receipts):
+        raise AssertionError("a receipt of one job is saved under another")
+    _number_peers(connection, (receipt.peer for receipt, _ in receipts))
+    connection.executemany(
+        "INSERT INTO receipts (job, peer, number, sealed)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?),"
+        "  (SELECT number FROM peers WHERE peer = ?), ?, ?)"
+        " ON CONFLICT (job, peer) DO UPDATE SET number = excluded.number, sealed = excluded.sealed"
+        " WHERE excluded.number > receipts.number",
+        [
+            (receipt.job, receipt.peer, receipt.number, codec.encode(write.receipt))
+            for receipt, write in receipts
+        ],
+    )
+
+
+def _receipt(sealed: Sealed) -> Receipt:
+    try:
+        receipt: Receipt = codec.decode(sealed.body, Receipt, MAX_FRAME_BYTES)
+    except Malformed as error:
+        raise AssertionError(f"what is saved as a receipt is none: {error}") from error
+    return receipt
+
+
 def _save_snapshots(connection: sqlite3.Connection, writes: Sequence[SaveSnapshot]) -> None:
     connection.executemany(
         "INSERT INTO snapshots (job, hash, sealed)"
@@ -230,6 +271,8 @@ _WRITERS = cast(
         SaveMoves: _save_moves,
         VoidMoves: _void_moves,
         SaveRecords: _save_records,
+        SaveEarnings: _save_earnings,
+        SaveReceipt: _save_receipts,
         SaveSnapshot: _save_snapshots,
         SaveProof: _save_proofs,
         SaveRequirement: _save_requirements,

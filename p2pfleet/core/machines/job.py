@@ -6,6 +6,8 @@ the volunteer's own concerns are machines of their own, held here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from p2pfleet.core.effects import Effect, Send, ShutJob, Sign, UnitRow
@@ -22,6 +24,7 @@ from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, Verifie
 FLUSH_MS = 50
 FAILURES_KEPT = 20
 SUMMARY_MS = 5_000
+ASK_BACK_MS = 600  # the other side answers every half second
 FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
 
@@ -48,7 +51,10 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct):
-    """An open job, its frames and its units."""
+    """An open job, its frames and its units.
+
+    ``retired`` is what the node did as a volunteer, while it has left the job.
+    """
 
     id: JobId
     sealed: VerifiedManifest
@@ -63,8 +69,10 @@ class Job(msgspec.Struct):
     sequence: int = 0
     summary_at: Millis | None = None
     summary_turn: int = 0
+    asked_at: dict[PeerId, Millis] = {}
     first_seen: Millis = Millis(0)
     volunteer: Volunteer | None = None
+    retired: Volunteer | None = None
     publisher: Publisher | None = None
 
     @property
@@ -132,7 +140,8 @@ class Job(msgspec.Struct):
         """Whether an output of this job must not be given to ``peer`` yet."""
         if self.publisher is not None:
             return digest in self.publisher.judge.here or digest in self.publisher.wanted
-        numbers = None if self.volunteer is None else self.volunteer.outputs.get(digest)
+        volunteer = self.volunteer or self.retired
+        numbers = None if volunteer is None else volunteer.outputs.get(digest)
         if numbers is None or peer == self.manifest.publisher:
             return False
         units = [self.settlement.unit(number) for number in numbers]
@@ -147,7 +156,7 @@ class Job(msgspec.Struct):
         if peer not in self.participants and len(self.participants) < PARTICIPANTS_MAX:
             self.participants[peer] = True
 
-    def others(self, here: list[PeerId]) -> tuple[PeerId, ...]:
+    def others(self, here: Sequence[PeerId]) -> tuple[PeerId, ...]:
         """Those who are here and take part, sorted like ``here``."""
         return tuple(
             peer for peer in here if peer in self.participants or peer == self.manifest.publisher
@@ -187,18 +196,22 @@ class Job(msgspec.Struct):
         return self.flush(me, incarnation)
 
     def leave(self, me: PeerId, incarnation: int, now: Millis) -> list[Effect]:
-        """Stop volunteering for this job, but keep for its publisher what was voted for."""
+        """Stop volunteering for this job, but keep for its publisher what was voted for.
+
+        What was committed to is revealed; what was only run waits until the node comes back to it.
+        """
         if self.volunteer is None:
             return []
+        self.write(self.volunteer.leave(self.settlement), now)
         effects = self.release(me, incarnation, now)
-        self.volunteer = None
+        self.retired, self.volunteer = self.volunteer, None
         return [*effects, ShutJob(self.id, keep=True)]
 
     def summary(self) -> FramesSummary:
         """What is here of this job, for others."""
         return FramesSummary(self.id, self.log.positions(), self.settlement.snapshot_number)
 
-    def summarize(self, here: list[PeerId], now: Millis) -> list[Effect]:
+    def summarize(self, here: Sequence[PeerId], now: Millis) -> list[Effect]:
         """Now and then, tell two others what is here, in turn, so that nothing stays lost."""
         self.summary_at = Millis(now + SUMMARY_MS)
         others = self.others(here)
@@ -207,6 +220,17 @@ class Job(msgspec.Struct):
         picked = {others[(self.summary_turn + step) % len(others)] for step in (0, 1)}
         self.summary_turn += 2
         return [Send(tuple(sorted(picked)), self.summary())]
+
+    def ask_back(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
+        """Something of the frame's author was lost on the way: ask whoever sent it, at once.
+
+        Claims and votes that come seconds late cost everybody executions.
+        """
+        key = (frame.author, frame.frame.incarnation)
+        if key not in self.log.ahead or now - self.asked_at.get(source, -ASK_BACK_MS) < ASK_BACK_MS:
+            return []
+        self.asked_at[source] = now
+        return [Send((source,), self.summary())]
 
     def deadline(self, paused: bool) -> Millis | None:
         """When this job wants to be ticked next."""

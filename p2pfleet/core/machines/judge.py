@@ -99,6 +99,12 @@ class Judge(msgspec.Struct):
         """Whether something is under way that may still move a record."""
         return bool(self.trials or self.executing or self.queue)
 
+    def know(self, secret: bytes, ringers: tuple[Ringer, ...]) -> None:
+        """These units' answers are known from the beginning, and their outputs are here."""
+        self.secret = secret
+        self.ringers = {each.unit: each.digest for each in ringers}
+        self.here.update((each.digest, True) for each in ringers)
+
     # ---- a unit is certified -----------------------------------------------------------------
 
     def review(self, settlement: Settlement, number: int, now: Millis) -> list[Effect]:
@@ -121,11 +127,11 @@ class Judge(msgspec.Struct):
             return effects
         if unit.audit is not None:
             return [*effects, *self._settle(settlement, number)]
-        if number in self.trials or number in self.executing:
-            return effects
+        if number in self.trials or number in self.executing or number in self.audited:
+            return effects  # of what was audited, the publisher's word is on its way
         if number not in self.drawn:
             self.drawn[number] = False
-            if self._coin(settlement, number) and number not in self.audited:
+            if self._coin(settlement, number):
                 self._draw(number)
         if self.drawn[number] and number not in self.unable:
             return effects + self._execute(settlement)
@@ -215,6 +221,7 @@ class Judge(msgspec.Struct):
             self.executing.pop(number, False)
             self.unable[number] = True
             self.drawn[number] = False
+            settlement.touched[number] = True
         self.queue = [number for number in self.queue if number not in self.unable]
 
     def executed(self, settlement: Settlement, number: int, digest: Digest) -> list[Effect]:
@@ -383,6 +390,8 @@ class Judge(msgspec.Struct):
                     continue
                 for vote in unit.votes.get(peer, ()):
                     unit.withdrawn[peer, vote.attempt] = True
+                if peer in unit.voters_for:
+                    self.reviewed.pop(number, None)  # whoever certifies it next is looked at, too
                 units[number] = True
         return sorted(units)
 
@@ -407,11 +416,15 @@ class Judge(msgspec.Struct):
         return self._settle(settlement, number)
 
     def _owing(self, unit: Unit, number: int) -> list[PeerId]:
-        """Voters that have passed too few checks since they voted for the unit."""
+        """Voters that have passed too few checks since the unit was reviewed with their vote.
+
+        Who agreed later is not needed for it.
+        """
         return [
             peer
             for peer in unit.voters_for
-            if self.passes.get(peer, 0) - self.pending.get(peer, {}).get(number, 0) < PASSES
+            if (then := self.pending.get(peer, {}).get(number)) is not None
+            and self.passes.get(peer, 0) - then < PASSES
         ]
 
     def settle_waiting(self, settlement: Settlement) -> list[Effect]:
@@ -439,7 +452,11 @@ class Judge(msgspec.Struct):
         for number in left[:AUDITS_AT_ONCE]:
             unit = settlement.units[number]
             waiting = self._owing(unit, number)
-            theirs = sorted(self.pending.get(min(waiting), {}) if waiting else {}) or [number]
+            theirs = sorted(
+                n
+                for n in (self.pending.get(min(waiting), {}) if waiting else {})
+                if settlement.units[n].state == "certified"
+            ) or [number]
             drawn = hashlib.sha256(self.coin + b"sweep" + number.to_bytes(8, "big")).digest()
             chosen = theirs[int.from_bytes(drawn[:8], "big") % len(theirs)]
             if chosen in self.unable:

@@ -80,6 +80,8 @@ class Leases(msgspec.Struct):
                 return False  # it ran long enough; others may take the unit when it lapses
             lease.until = Millis(min(now + self.lease_ms, lease.since + self.hold_ms))
             return True
+        if lease is not None and lease.until - lease.since >= self.hold_ms:
+            return False  # and it had its time: who comes back for the same unit only blocks it
         tries = 0 if lease is None else lease.tries
         if tries >= TRIES_MAX or self.room(peer, now) < 1:
             return False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from p2pfleet.core.effects import Send
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.consent import STRANGERS_GRADES
+from p2pfleet.core.rules.subnets import crowded, subnet
 from p2pfleet.core.wire.messages import Hello, PeerRecord
 from p2pfleet.core.wire.names import PROTOCOL_VERSION
 from p2pfleet.core.wire.verified import VerifiedRecord
@@ -16,12 +19,20 @@ RECORDS_MAX = 4096
 
 
 class Membership(msgspec.Struct):
-    """Connected peers (in order of connection), their records, and those seen earlier."""
+    """Connected peers (in order of connection), their records, and those seen earlier.
+
+    ``listed`` and ``listed_volunteers`` are the answers of :meth:`present` and :meth:`volunteers`
+    until somebody comes, goes or says something new of itself. ``subnets`` are where peers were
+    connected from, if the network wants to know.
+    """
 
     terms: NetworkTerms
     own: VerifiedRecord | None = None
     connected: dict[PeerId, bool] = {}
     records: dict[PeerId, PeerRecord] = {}
+    subnets: dict[PeerId, str] = {}
+    listed: tuple[PeerId, ...] | None = None
+    listed_volunteers: tuple[PeerId, ...] | None = None
 
     def hello(self, peer: PeerId) -> list[Send]:
         """The first message to a new connection, once the node's own record is signed."""
@@ -29,17 +40,37 @@ class Membership(msgspec.Struct):
             return []
         return [Send((peer,), Hello(self.terms.id, PROTOCOL_VERSION, self.own.sealed))]
 
-    def connect(self, peer: PeerId) -> list[Send]:
+    def connect(self, peer: PeerId, address: str) -> list[Send]:
+        """A connection stands, from (or to) this address."""
         self.connected[peer] = False
+        if self.terms.votes_a_subnet:
+            if len(self.subnets) >= RECORDS_MAX and peer not in self.subnets:
+                self.subnets.pop(next(iter(self.subnets)))
+            self.subnets[peer] = subnet(address)
+        self._changed()
         return self.hello(peer)
+
+    def corner(self, peer: PeerId, others: Iterable[PeerId]) -> bool:
+        """Whether as many of ``others`` as the network allows are of the same subnet as ``peer``.
+
+        Of a peer that was never connected to this node nothing is known, so it is not held back.
+        """
+        mine = self.subnets.get(peer, "")
+        theirs = (self.subnets.get(other, "") for other in others if other != peer)
+        return crowded(mine, theirs, self.terms.votes_a_subnet)
 
     def disconnect(self, peer: PeerId) -> None:
         self.connected.pop(peer, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.listed = self.listed_volunteers = None
 
     def greet(self, peer: PeerId, record: PeerRecord) -> bool:
         """Take a hello in; ``True`` if it is the first of this connection."""
         if peer not in self.connected:
             return False
+        self._changed()
         known = self.records.get(peer)
         if known is None or known.sequence < record.sequence:
             if len(self.records) >= RECORDS_MAX and peer not in self.records:
@@ -58,16 +89,20 @@ class Membership(msgspec.Struct):
         record = self.records.get(peer)
         return b"" if record is None else record.capability.numeric_class
 
-    def present(self) -> list[PeerId]:
+    def present(self) -> tuple[PeerId, ...]:
         """Everybody who is here, sorted."""
-        return sorted(peer for peer, greeted in self.connected.items() if greeted)
+        if self.listed is None:
+            self.listed = tuple(sorted(peer for peer, greeted in self.connected.items() if greeted))
+        return self.listed
 
-    def volunteers(self) -> list[PeerId]:
+    def volunteers(self) -> tuple[PeerId, ...]:
         """Everybody here who says that it runs strangers' units, sorted."""
-        return [
-            peer
-            for peer in self.present()
-            if peer in self.records
-            and "volunteer" in self.records[peer].roles
-            and self.records[peer].capability.grade in STRANGERS_GRADES
-        ]
+        if self.listed_volunteers is None:
+            self.listed_volunteers = tuple(
+                peer
+                for peer in self.present()
+                if peer in self.records
+                and "volunteer" in self.records[peer].roles
+                and self.records[peer].capability.grade in STRANGERS_GRADES
+            )
+        return self.listed_volunteers

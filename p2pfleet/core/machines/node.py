@@ -36,14 +36,24 @@ from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.judge import Judge
+from p2pfleet.core.machines.ledger import Ledger
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.repair import Repair
 from p2pfleet.core.machines.rounds import Around, counts, publisher_round, rows, volunteer_round
-from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.machines.settlement import Corner, Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
-from p2pfleet.core.model.ids import Cid, Digest, JobId, Millis, NetworkId, PeerId, cid_sha256
+from p2pfleet.core.model.ids import (
+    Cid,
+    Digest,
+    JobId,
+    Millis,
+    NetworkId,
+    PeerId,
+    cid_sha256,
+    sha256,
+)
 from p2pfleet.core.model.job import Confidence
 from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.admission import (
@@ -58,9 +68,11 @@ from p2pfleet.core.rules.evidence import fault
 from p2pfleet.core.wire.messages import (
     Closure,
     Deliver,
+    Endorse,
     Entry,
     PeerRecord,
     Proof,
+    Reveal,
     Sealed,
     Snapshot,
     Wanted,
@@ -73,6 +85,7 @@ RECORD_LIFE_MS = 3600 * 1000
 SNAPSHOT_EVERY_MS = 2_000
 PROOFS_KEPT = 256
 PROOFS_TOLD = 8
+RETELL_ONE_IN = 4
 
 
 class Node(msgspec.Struct):
@@ -91,6 +104,7 @@ class Node(msgspec.Struct):
     standing: Standing
     book: Book
     repair: Repair
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
     coin: bytes = bytes(32)
     snapshots: dict[str, VerifiedSnapshot] = {}
     snapshot_at: dict[str, Millis] = {}
@@ -117,10 +131,10 @@ class Node(msgspec.Struct):
         slots: int,
         roles: tuple[str, ...],
         consent: Consent,
-        puzzle_bits: int = 0,
+        terms: NetworkTerms | None = None,
     ) -> Node:
-        """A node that knows nothing yet."""
-        here = Membership(NetworkTerms(network, puzzle_bits))
+        """A node that knows nothing yet; without ``terms`` the network asks for nothing."""
+        here = Membership(NetworkTerms(network) if terms is None else terms)
         return cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair())
 
     @property
@@ -174,13 +188,14 @@ class Node(msgspec.Struct):
             case ev.ResumeRequested():
                 self.pause_until = None
                 return self._set_paused(False, now)
-            case ev.PeerConnected(peer=peer):
-                return list(self.membership.connect(peer))
+            case ev.PeerConnected(peer=peer, address=address):
+                return list(self.membership.connect(peer, address))
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
                 self.repair.forget(peer)
                 for known in self.jobs.values():
                     known.participants.pop(peer, None)
+                    known.asked_at.pop(peer, None)
                 return []
             case ev.HelloReceived():
                 return self._hello(event, now)
@@ -207,6 +222,8 @@ class Node(msgspec.Struct):
                 return self._requirement(event, now)
             case ev.SnapshotReceived():
                 return self._snapshot(event.source, event.snapshot, now)
+            case ev.ReceiptReceived():
+                return self._receipt(event)
             case ev.ProofReceived():
                 return self._proof(event, now)
             case ev.ManifestReceived():
@@ -243,8 +260,7 @@ class Node(msgspec.Struct):
                 job = self.jobs.get(job_id)
                 if job is not None and job.publisher is not None:
                     judge = job.publisher.judge
-                    judge.secret = event.secret
-                    judge.ringers = {each.unit: each.digest for each in event.ringers}
+                    judge.know(event.secret, event.ringers)
                 return []
             case ev.BlobArrived(job=job_id, ref=ref):
                 job = self.jobs.get(job_id)
@@ -271,6 +287,9 @@ class Node(msgspec.Struct):
         job.restore(event.units, event.snapshots)
         if event.own:
             self.standing.move(job.id, list(event.moves))
+            self.ledger.open[job.id].restore(event.units, event.earnings, event.receipts, now)
+        for receipt in () if event.own else event.receipts:
+            self.ledger.keep(receipt.receipt)
         if job.volunteer is not None:
             job.volunteer.restore(event.seeds)
         if job.publisher is not None:
@@ -279,6 +298,7 @@ class Node(msgspec.Struct):
             closure = None if event.closure is None else event.closure.sealed
             self.book.end(job.ended(event.state, closure, now))
             self.standing.drop(job.id)
+            self.ledger.open.pop(job.id, None)
         return []
 
     def _frame_restored(self, frame: VerifiedFrame, now: Millis) -> list[Effect]:
@@ -343,6 +363,7 @@ class Node(msgspec.Struct):
         for peer in list(self.proofs)[-PROOFS_TOLD:]:
             effects.append(Send((event.peer,), self.proofs[peer]))
         effects.append(Send((event.peer,), self.repair.known_jobs(self.book)))
+        effects.extend(self.ledger.greet(event.peer, now))
         for job in self.jobs.values():
             if job.joined:
                 effects.append(Send((event.peer,), job.summary()))
@@ -396,6 +417,7 @@ class Node(msgspec.Struct):
         if own:
             job.publisher = Publisher(Judge(self.me, self.coin))
             self.standing.open(job.id, sealed.manifest.trust.model_class)
+            self.ledger.begin(job.id, sealed.manifest)
         else:
             self._consents(job)
         self.jobs[sealed.job] = job
@@ -407,7 +429,8 @@ class Node(msgspec.Struct):
             return True
         job.reason = self.consent.to(job.manifest)
         if not job.reason and job.volunteer is None:
-            job.volunteer = Volunteer(self.me, self.slots, self.coin)
+            job.volunteer = job.retired or Volunteer(self.me, self.slots, self.coin)
+            job.retired = None
         return not job.reason
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
@@ -469,8 +492,9 @@ class Node(msgspec.Struct):
         """Who may have the job's blobs: its publisher, then everybody else who takes part."""
         here = self.membership.present()
         publisher = job.manifest.publisher
-        first = [publisher] if publisher in here else []
-        return tuple(first + [peer for peer in here if peer != publisher])
+        if not self.membership.here(publisher):
+            return here
+        return (publisher, *(peer for peer in here if peer != publisher))
 
     def _close(self, job: Job, completed: bool, now: Millis) -> list[Effect]:
         assert job.publisher is not None
@@ -503,9 +527,16 @@ class Node(msgspec.Struct):
         """Stop work on a job; a stranger's is forgotten but for a tombstone."""
         self.book.end(job.ended(state, closure, now))
         self.repair.forget_job(job.id)
-        effects: list[Effect] = [CloseJob(job.id, state, closure)]
+        effects: list[Effect] = []
+        if job.publisher is not None:
+            judge, kinds = job.publisher.judge, self.standing.moves.get(job.id, {})
+            wall_ms = self.wall_ms(now)
+            effects.extend(self.ledger.end(job.settlement, judge, kinds, now, wall_ms))
+        effects.append(CloseJob(job.id, state, closure))
         if job.own:
             totals = self.standing.end(job.id)
+            # No job of the class may be left whose round would see to it.
+            self.snapshot_at.pop(job.manifest.trust.model_class, None)
             if totals:
                 effects.append(SaveRecords(tuple(totals)))
                 effects.extend(self._sign_snapshot(job.manifest.trust.model_class, now))
@@ -534,14 +565,40 @@ class Node(msgspec.Struct):
                 effects.append(Send(others, Deliver(frame.sealed)))
         elif self.membership.here(frame.author):
             job.join(frame.author)
-        outcome = job.settlement.apply(frame, now, counts(job, self.standing))
-        if source == self.me and job.volunteer is not None:
-            job.volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
+        if source != self.me:
+            effects.extend(job.ask_back(source, frame, now))
+            if source == frame.author:
+                effects.extend(self._retell(job, frame))
+        outcome = job.settlement.apply(frame, now, counts(job, self.standing), corner=self._corner)
+        self.ledger.seen(source, job.settlement, frame.frame, now)
+        volunteer = job.volunteer or job.retired
+        if source == self.me and volunteer is not None:
+            volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
         effects.extend(rows(job, outcome))
         for one in outcome.faults:
             place = (one.place.incarnation, one.place.sequence)
             effects.append(Prove(job.id, one.author, *place, frame.sealed))
         return effects + self._advance(job, now)
+
+    @property
+    def _corner(self) -> Corner | None:
+        return self.membership.corner if self.membership.terms.votes_a_subnet else None
+
+    def _retell(self, job: Job, frame: VerifiedFrame) -> list[Effect]:
+        """Hand votes on to the next peer in a ring, now and then, by a private coin.
+
+        Else an author that tells some peers one thing and others another is found out by nobody:
+        each has a frame of that number and asks for no more.
+        """
+        if sha256(self.coin + frame.hash)[0] % RETELL_ONE_IN or not any(
+            isinstance(entry, Reveal | Endorse) for entry in frame.frame.entries
+        ):
+            return []
+        others = [p for p in job.others(self.membership.present()) if p != frame.author]
+        if not others:
+            return []
+        following = next((peer for peer in others if peer > self.me), others[0])
+        return [Send((following,), Deliver(frame.sealed))]
 
     def _advance(self, job: Job, now: Millis) -> list[Effect]:
         """Let the job's own machine decide what comes next."""
@@ -558,6 +615,9 @@ class Node(msgspec.Struct):
         )
         if job.publisher is not None:
             effects = publisher_round(job, around, now)
+            judge, kinds = job.publisher.judge, self.standing.moves[job.id]
+            wall_ms = self.wall_ms(now)
+            effects.extend(self.ledger.settled(job.settlement, judge, kinds, effects, now, wall_ms))
             effects.extend(self._snapshot_due(job, now))
             if job.publisher.complete(job.settlement):
                 effects.extend(job.flush(self.me, self.incarnation))
@@ -611,9 +671,11 @@ class Node(msgspec.Struct):
         if job.publisher is not None:
             numbers = job.publisher.judge.commitments_checked(job.settlement, event.good, event.bad)
         else:
-            numbers = sorted({number for number, _, _ in event.bad})
+            numbers = sorted({number for number, _, _ in (*event.good, *event.bad)})
             for number, attempt, peer in event.bad:
                 job.settlement.unit(number).opened[peer, attempt] = False
+            if job.volunteer is not None:
+                job.volunteer.opened.update((key, True) for key in (*event.good, *event.bad))
         bad = sorted({number for number, _, _ in event.bad})
         outcome = job.settlement.again(bad, now, counts(job, self.standing))
         job.settlement.touched.update((number, True) for number in numbers)
@@ -663,12 +725,12 @@ class Node(msgspec.Struct):
     def _snapshot_due(self, job: Job, now: Millis) -> list[Effect]:
         """While a job runs that weighs votes, new records come into force every few seconds."""
         name = job.manifest.trust.model_class
-        if not isinstance(job.manifest.stop, Confidence) or not job.settlement.begun:
-            return []
-        at = self.snapshot_at.setdefault(name, Millis(now + SNAPSHOT_EVERY_MS))
-        if at > now:
-            return []
-        return self._sign_snapshot(name, now)
+        at = self.snapshot_at.get(name)
+        if at is not None and at <= now:
+            return self._sign_snapshot(name, now)
+        if at is None and isinstance(job.manifest.stop, Confidence) and job.settlement.begun:
+            self.snapshot_at[name] = Millis(now + SNAPSHOT_EVERY_MS)
+        return []
 
     def _snapshot(self, source: PeerId, snapshot: VerifiedSnapshot, now: Millis) -> list[Effect]:
         """A trust snapshot, this node's own or that of a job's publisher."""
@@ -726,10 +788,20 @@ class Node(msgspec.Struct):
             effects.extend(self._advance(job, now))
         return effects
 
+    def _receipt(self, event: ev.ReceiptReceived) -> list[Effect]:
+        """A receipt: signed here for somebody's work, or for the work of this node."""
+        body = event.receipt.receipt
+        if event.source == self.me:
+            return self.ledger.issued(event.receipt, self.membership.here(body.peer))
+        known = self.jobs.get(body.job) or self.ended.get(body.job)
+        manifest = None if known is None else known.manifest
+        terms = self.membership.terms
+        return self.ledger.received(event.source, event.receipt, self.me, manifest, terms)
+
     def _sharing(self, job: Job) -> int:
         """How many volunteers share a job's work, this one among them."""
         others = {*self.membership.volunteers(), *job.participants}
-        return len(others - {self.me, job.manifest.publisher}) + 1
+        return len(others) - (self.me in others) - (job.manifest.publisher in others) + 1
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -777,6 +849,7 @@ class Node(msgspec.Struct):
                 picked = (here[self.turn % len(here)],)
                 effects.extend(self.consent.tell(picked))  # the first one may have been lost
                 effects.append(Send(picked, self.repair.known_jobs(self.book)))
+                effects.extend(self.ledger.remind(picked[0]))
         announce = self.announce_at is not None and self.announce_at <= now
         if announce:
             self.announce_at = None
@@ -806,6 +879,7 @@ class Node(msgspec.Struct):
             return min(flushes, default=None)
         times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
         times.extend(self.snapshot_at.values())
+        times.append(self.ledger.deadline())
         for job in self.jobs.values():
             times.append(job.deadline(self.paused))
             times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))

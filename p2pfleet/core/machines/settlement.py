@@ -41,12 +41,13 @@ from p2pfleet.core.wire.messages import (
 )
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
 
-PENDING_MAX = 4_096
+PENDING_A_PEER = 256
 ENDORSE_MS = 3_000
 DEBT_WINDOWS = 4
 ATTEMPT_MAX = 255
 
 Counts = Callable[[PeerId], bool]
+Corner = Callable[[PeerId, Sequence[PeerId]], bool]
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -78,7 +79,9 @@ class Settlement(msgspec.Struct):
     ``since`` is the first sight of the job on the monotonic clock (of the past, after a restart).
     ``judge`` is true at the publisher, whose word is final. ``begun`` are undecided units that
     somebody claimed or answered, ``answered`` all by who voted on them, ``touched`` those
-    that changed since the node last looked.
+    that changed since the node last looked; ``stirred`` those on which somebody may have become
+    too many since the volunteer last looked (``stirred_all``: any of them). ``typical`` are the
+    checks of a middling peer in the snapshot: of who may answer next.
     """
 
     job: JobId
@@ -90,7 +93,7 @@ class Settlement(msgspec.Struct):
     tally: dict[str, int] = {}
     latest: dict[PeerId, Place] = {}
     commits: dict[tuple[FrameHash, int], Known] = {}
-    pending: dict[tuple[FrameHash, int], tuple[PeerId, Place, FrameHash, int, Reveal]] = {}
+    pending: dict[PeerId, dict[tuple[FrameHash, int], tuple[Place, FrameHash, int, Reveal]]] = {}
     later: dict[int, Millis] = {}
     weights: dict[PeerId, int] = {}
     snapshot: Digest | None = None
@@ -100,6 +103,9 @@ class Settlement(msgspec.Struct):
     begun: dict[int, bool] = {}
     answered: dict[PeerId, dict[int, bool]] = {}
     touched: dict[int, bool] = {}
+    stirred: dict[int, bool] = {}
+    stirred_all: bool = True
+    typical: int = 0
 
     @classmethod
     def create(cls, job: JobId, manifest: Manifest, since: Millis, judge: bool) -> Settlement:
@@ -128,15 +134,12 @@ class Settlement(msgspec.Struct):
 
     @property
     def trusting(self) -> bool:
-        """Whether there is a trust snapshot, beside which newcomers count less."""
-        return self.snapshot is not None
+        """Whether there is a trust snapshot that weighs votes, so that newcomers count less.
 
-    @property
-    def typical(self) -> int:
-        """The checks of a middling peer in the snapshot: of who may answer next."""
-        if not self.weights:
-            return 0
-        return sorted(self.weights.values())[len(self.weights) // 2]
+        By a fixed quorum all count alike, whatever the manifest names; volunteers of such a job do
+        not even have the snapshot, and have to come to what its publisher does.
+        """
+        return self.snapshot is not None and not isinstance(self.manifest.stop, FixedQuorum)
 
     @property
     def at_first(self) -> int:
@@ -168,19 +171,20 @@ class Settlement(msgspec.Struct):
         """Peers whose answer to the unit may come soon: a claim runs, or a commitment is not
         revealed yet; sorted. Newcomers beyond their share are none of them."""
         unit = self.units.get(number)
-        found = self.leases.claimants(number, now)
+        claims = self.leases.units.get(number, {})
+        found = {peer for peer, lease in claims.items() if lease.until > now}
         if unit is not None:
             debt = self.manifest.trust.window_ms * DEBT_WINDOWS
             for peer in unit.commits:
                 owed = unit.waiting(peer)
                 if owed is not None and owed.attempt >= unit.attempt - 1 and now - owed.seen < debt:
-                    found.append(peer)
-        return [peer for peer in sorted(set(found)) if counts(peer)]
+                    found.add(peer)
+        return sorted(peer for peer in found if counts(peer))
 
     def missing(self, number: int, flying: Sequence[PeerId], now: Millis) -> int:
         """How many more replicas the unit wants beside those of ``flying``."""
         unit = self.units.get(number)
-        checks = [self.checks(peer) for peer in flying]
+        checks = [self.weights.get(peer, 0) for peer in flying]
         if unit is None:
             return rule.missing(self.manifest.stop, checks, (), self.typical, self.trusting)
         asked = max(0, unit.asked - unit.replicas - len(flying))
@@ -229,13 +233,14 @@ class Settlement(msgspec.Struct):
         """Every vote on the unit that counts now."""
         unit = self.units[number]
         found: list[rule.Ballot] = []
+        all_counted = not unit.withdrawn and not unit.opened
         for peer in sorted(unit.votes):
             if not counts(peer):
                 continue
-            checks = self.checks(peer)
+            checks = self.weights.get(peer, 0)
             for vote in unit.votes[peer]:
                 key = (peer, vote.attempt)
-                if key in unit.withdrawn or unit.opened.get(key) is False:
+                if not all_counted and (key in unit.withdrawn or unit.opened.get(key) is False):
                     continue
                 if vote.counts_from > now:
                     earlier = self.later.get(number)
@@ -260,15 +265,32 @@ class Settlement(msgspec.Struct):
         votes = rule.candidate(digest, self.ballots(number, now, counts)).votes
         return any(ballot.peer == peer for ballot in votes)
 
+    def supporters(self, number: int, digest: Digest, now: Millis, counts: Counts) -> list[PeerId]:
+        """Who revealed or endorsed a digest, whether or not it counts with the others; sorted."""
+        ballots = self.ballots(number, now, counts)
+        return sorted({ballot.peer for ballot in ballots if ballot.digest == digest})
+
+    def would_hold(self, number: int, digest: Digest, now: Millis, counts: Counts) -> bool:
+        """Whether a digest would be certified if all who support it counted together."""
+        others = rule.candidate(digest, self.ballots(number, now, counts)).others
+        checks = [self.checks(peer) for peer in self.supporters(number, digest, now, counts)]
+        return rule.holds(self.manifest.stop, checks, others, self.trusting)
+
     # ---- what frames do ----------------------------------------------------------------------
 
     def apply(
-        self, frame: VerifiedFrame, now: Millis, counts: Counts, decide: bool = True
+        self,
+        frame: VerifiedFrame,
+        now: Millis,
+        counts: Counts,
+        decide: bool = True,
+        corner: Corner | None = None,
     ) -> Outcome:
         """Take a frame's entries in; a claim runs from ``now``, its first sight.
 
         Claims in a frame that a later one of its author overtook do not run at all. Without
-        ``decide`` (while frames are restored) nothing follows yet.
+        ``decide`` (while frames are restored) nothing follows yet. ``corner`` says whether too many
+        of a unit's other claimants are of one subnet; what it refuses is ignored.
         """
         outcome = Outcome()
         author = frame.author
@@ -285,19 +307,20 @@ class Settlement(msgspec.Struct):
             match entry:
                 case Claim(units=units):
                     if not overtaken:  # else its release may have been here already
-                        self._claimed(author, units, now)
+                        self._claimed(author, units, now, corner)
                 case Release(units=units):
                     for number in units:
                         self.leases.release(author, number)
                 case Commit():
-                    self._committed(author, place, frame.hash, index, entry, now, changed)
-                    waiting = self.pending.pop((frame.hash, index), None)
+                    self._committed(author, place, frame.hash, index, entry, now, changed, corner)
+                    waiting = self.pending.get(author, {}).pop((frame.hash, index), None)
                     if waiting is not None:
-                        self._revealed(*waiting, outcome, now, changed)
+                        self._revealed(author, *waiting, outcome, now, changed)
                 case Reveal():
                     self._revealed(author, place, frame.hash, index, entry, outcome, now, changed)
                 case Endorse():
-                    self._endorsed(author, VoteRef(frame.hash, index), entry, changed)
+                    ref = VoteRef(frame.hash, index)
+                    self._endorsed(author, place, ref, entry, outcome, changed)
                 case Failure():
                     self._failed(author, entry, now, changed)
                 case Audit():
@@ -309,18 +332,31 @@ class Settlement(msgspec.Struct):
             if decide:
                 self.decide(number, now, counts, outcome)
             else:
-                self.touched[number] = True
+                self.touched[number] = self.stirred[number] = True
         return outcome
 
-    def _claimed(self, author: PeerId, units: tuple[int, ...], now: Millis) -> None:
+    def _full(self, number: int, author: PeerId, now: Millis, corner: Corner | None) -> bool:
+        """Whether the unit has as many answers from the author's subnet as may count."""
+        if corner is None:
+            return False
+        unit = self.units.get(number)
+        others = {*self.leases.claimants(number, now), *(unit.commits if unit is not None else ())}
+        return author not in others and corner(author, sorted(others))
+
+    def _claimed(
+        self, author: PeerId, units: tuple[int, ...], now: Millis, corner: Corner | None
+    ) -> None:
         for number in units:
             unit = self.units.get(number)
             if unit is not None and (
                 unit.final or author in unit.failures or author in unit.commits
             ):
                 continue
-            if self.eligible_at(number, author) <= now and self.leases.claim(author, number, now):
+            if self.eligible_at(number, author) > now or self._full(number, author, now, corner):
+                continue
+            if self.leases.claim(author, number, now):
                 self.begun[number] = True
+                self.stirred[number] = True
 
     def _committed(
         self,
@@ -331,11 +367,15 @@ class Settlement(msgspec.Struct):
         entry: Commit,
         now: Millis,
         changed: dict[int, bool],
+        corner: Corner | None,
     ) -> None:
         self.commits[frame, index] = Known(author, place, entry)
         for number, item in enumerate(entry.items):
             unit = self.unit(item.unit)
+            unit.failures.pop(author, None)
             self.leases.committed(author, item.unit, now)
+            if self._full(item.unit, author, now, corner):
+                continue
             mine = unit.commits.setdefault(author, [])
             # A second commitment in one attempt is nobody's fault (a crash may do that), and the
             # first one stays.
@@ -363,8 +403,9 @@ class Settlement(msgspec.Struct):
     ) -> None:
         known = self.commits.get((entry.commit, entry.index))
         if known is None:
-            if len(self.pending) < PENDING_MAX:
-                self.pending[entry.commit, entry.index] = (author, place, frame, index, entry)
+            waiting = self.pending.setdefault(author, {})
+            if len(waiting) < PENDING_A_PEER:
+                waiting.setdefault((entry.commit, entry.index), (place, frame, index, entry))
             return
         if known.author != author:
             return
@@ -373,16 +414,14 @@ class Settlement(msgspec.Struct):
             return
         for number, item in enumerate(entry.items):
             unit = self.unit(item.unit)
-            unit.revealed[item.attempt] = True
-            while unit.attempt in unit.revealed and unit.attempt < ATTEMPT_MAX:
-                unit.attempt += 1
             changed[item.unit] = True
             committed = next(
                 (c for c in unit.commits.get(author, ()) if c.attempt == item.attempt), None
             )
             earlier = unit.vote(author, item.attempt)
             if earlier is not None:
-                if earlier.digest != item.digest:
+                same_life = earlier.place.incarnation == place.incarnation
+                if earlier.digest != item.digest and same_life:
                     outcome.faults.append(Fault(author, earlier.place))
                 continue
             if committed is None or committed.frame != entry.commit:
@@ -400,6 +439,10 @@ class Settlement(msgspec.Struct):
                 place,
             )
             unit.votes.setdefault(author, []).append(vote)
+            # Only what counts as a vote ends an attempt: else one peer alone could use all of them.
+            unit.revealed[item.attempt] = True
+            while unit.attempt in unit.revealed and unit.attempt < ATTEMPT_MAX:
+                unit.attempt += 1
             self.answered.setdefault(author, {})[item.unit] = True
             unit.votes[author].sort(key=lambda each: each.attempt)
             unit.failures.pop(author, None)
@@ -407,13 +450,25 @@ class Settlement(msgspec.Struct):
             self.votes += 1
 
     def _endorsed(
-        self, author: PeerId, ref: VoteRef, entry: Endorse, changed: dict[int, bool]
+        self,
+        author: PeerId,
+        place: Place,
+        ref: VoteRef,
+        entry: Endorse,
+        outcome: Outcome,
+        changed: dict[int, bool],
     ) -> None:
         unit = self.unit(entry.unit)
         earlier = unit.endorsed.get(author)
         if earlier is None or earlier.attempt < entry.attempt:
-            unit.endorsed[author] = Endorsement(entry.attempt, entry.digest, entry.own, ref)
+            unit.endorsed[author] = Endorsement(entry.attempt, entry.digest, entry.own, ref, place)
             changed[entry.unit] = True
+        elif (
+            earlier.attempt == entry.attempt
+            and earlier.digest != entry.digest
+            and earlier.place.incarnation == place.incarnation
+        ):
+            outcome.faults.append(Fault(author, earlier.place))
 
     def _failed(
         self, author: PeerId, entry: Failure, now: Millis, changed: dict[int, bool]
@@ -428,12 +483,16 @@ class Settlement(msgspec.Struct):
 
     # ---- what they amount to -----------------------------------------------------------------
 
-    def decide(self, number: int, now: Millis, counts: Counts, outcome: Outcome) -> None:
-        """Apply the stop rule to the votes that count now."""
+    def decide(
+        self, number: int, now: Millis, counts: Counts, outcome: Outcome, keep: bool = False
+    ) -> None:
+        """Apply the stop rule to the votes that count now; ``keep`` what is certified by it."""
         unit = self.unit(number)
         outcome.touched.append(number)
-        self.touched[number] = True
+        self.touched[number] = self.stirred[number] = True
         if unit.final:
+            return
+        if unit.state == "open" and not (unit.votes or unit.failures or unit.audit):
             return
         ranking = rule.ranking(
             self.ballots(number, now, counts), self.manifest.stop, self.manifest.salt, number
@@ -447,6 +506,8 @@ class Settlement(msgspec.Struct):
         self.stuck.pop(number, None)
         if unit.audit is not None:
             self._audited(number, ranking, outcome)
+            return
+        if keep and unit.state == "certified":
             return
         winner = next((each for each in ranking if each.holds(stop, trusting)), None)
         if winner is not None:
@@ -569,14 +630,23 @@ class Settlement(msgspec.Struct):
         return self.again(ready, now, counts)
 
     def restored(self, now: Millis, counts: Counts) -> Outcome:
-        """Every frame that was stored is here again: see what they amount to."""
-        return self.again(sorted(self.touched), now, counts)
+        """Every frame that was stored is here again: see what they amount to.
+
+        What is certified was decided with all that was known, maybe under an earlier snapshot.
+        """
+        outcome = Outcome()
+        for number in sorted(self.touched):
+            self.decide(number, now, counts, outcome, keep=True)
+        return outcome
 
     def weigh(self, snapshot: VerifiedSnapshot) -> None:
         """Let a trust snapshot weigh votes from now on."""
         self.snapshot = snapshot.hash
         self.snapshot_number = snapshot.snapshot.number
         self.weights = {each.peer: each.checks for each in snapshot.snapshot.records}
+        checks = sorted(self.weights.values())
+        self.typical = checks[len(checks) // 2] if checks else 0
+        self.stirred_all = True
 
     def weighed(self, now: Millis, counts: Counts) -> Outcome:
         """Decide again what was not certified under the trust snapshot before."""
@@ -604,7 +674,7 @@ class Settlement(msgspec.Struct):
         """Put a ledger line back, before the frames are taken in again."""
         unit = self.unit(number)
         self._move(number, state)
-        self.touched[number] = True
+        self.touched[number] = self.stirred[number] = True
         unit.certificate = certificate
         unit.reason = why
 

@@ -51,6 +51,7 @@ class Endorsement(msgspec.Struct, frozen=True, array_like=True):
     digest: Digest
     own: VoteRef
     ref: VoteRef
+    place: Place
 
 
 class Unit(msgspec.Struct):
@@ -87,6 +88,8 @@ class Unit(msgspec.Struct):
     @property
     def replicas(self) -> int:
         """Peers that answered, one way or the other."""
+        if not self.failures:
+            return len(self.votes)
         return len(self.votes) + sum(peer not in self.votes for peer in self.failures)
 
     @property
@@ -109,9 +112,13 @@ class Unit(msgspec.Struct):
     def waiting(self, peer: PeerId) -> Committed | None:
         """The last commitment of a peer that it has not revealed yet."""
         commits = self.commits.get(peer)
-        if commits and self.vote(peer, commits[-1].attempt) is None:
-            return commits[-1]
-        return None
+        if not commits:
+            return None
+        last = commits[-1]
+        for vote in self.votes.get(peer, ()):
+            if vote.attempt == last.attempt:
+                return None
+        return last
 
     def holders(self, digest: Digest) -> list[tuple[PeerId, int]]:
         """Who revealed a digest, and of what length; sorted."""

@@ -69,13 +69,17 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct):
-    """Answers committed to with one seed; ``frame`` and ``index`` say where, once it is written."""
+    """Answers committed to with one seed; ``frame`` and ``index`` say where, once it is written.
+
+    ``looked`` is true once it was seen whether others committed to them all, too.
+    """
 
     own: OwnSeed
     frame: FrameHash | None = None
     index: int = 0
     reveal_by: Millis = Millis(0)
     revealed: bool = False
+    looked: bool = False
 
 
 class Volunteer(msgspec.Struct):
@@ -84,8 +88,10 @@ class Volunteer(msgspec.Struct):
     ``answers`` are own outputs by unit: (digest, length), ``outputs`` units by digest; ``refused``
     units that this machine leaves to others or has called a failure; ``mishaps`` counts executions
     that failed for our own sake. ``ready`` waits to be committed to, while ``making`` is under way.
-    ``compared`` says of (unit, digest) whether another's answer is ours too; ``compare_at`` is when
-    a comparison is tried again.
+    ``opened`` says of (unit, attempt, peer) whether it is known by now if that commitment held the
+    bytes. ``compared`` says of (unit, digest) whether another's answer is ours too;
+    ``compare_at`` is when a comparison is tried again; ``endorsing`` in which attempt another's
+    answer was endorsed last.
     """
 
     me: PeerId
@@ -103,10 +109,11 @@ class Volunteer(msgspec.Struct):
     refused: dict[int, bool] = {}
     mishaps: dict[int, int] = {}
     ready: list[RevealItem] = []
-    making: bool = False
+    making: tuple[RevealItem, ...] = ()
     batches: list[Batch] = []
     opened: dict[tuple[int, int, PeerId], bool] = {}
     compared: dict[tuple[int, Digest], str] = {}
+    endorsing: dict[int, int] = {}
     compare_at: dict[int, Millis] = {}
     audits: dict[int, bool] = {}
     rescan_at: Millis | None = None
@@ -127,6 +134,7 @@ class Volunteer(msgspec.Struct):
             until = settlement.leases.until(self.me, number)
             if until is not None and until > now and number not in self.held:
                 self.held[number] = self._hold(now, until)
+                settlement.stirred[number] = True
                 effects.append(Execute(settlement.job, number, sources))
         return effects
 
@@ -190,6 +198,8 @@ class Volunteer(msgspec.Struct):
         """
         entries, effects = self._give_up(settlement, now, counts)
         entries.extend(self._reveal(settlement, now, counts))
+        settlement.stirred.clear()
+        settlement.stirred_all = False
         effects.extend(self._commit(settlement))
         if paused:
             return entries, effects
@@ -231,7 +241,10 @@ class Volunteer(msgspec.Struct):
             if held.until <= now:
                 lapsed.append(number)
                 continue
-            if number in self.audits:
+            # A claim that was worth keeping stays so, unless something happens to its unit.
+            if number in self.audits or not (
+                settlement.stirred_all or number in settlement.stirred
+            ):
                 continue
             others = [p for p in settlement.flying(number, now, counts) if p != self.me]
             if settlement.missing(number, others, now) > 0:
@@ -244,9 +257,11 @@ class Volunteer(msgspec.Struct):
                 young = now - held.since < YOUNG_CLAIM_MS
                 if young and (self.mean_ms is None or self.mean_ms > SLOW_UNIT_MS):
                     stop_now.append(number)
-        for number in released + lapsed:
+        for number in released:
             del self.held[number]
             settlement.leases.release(self.me, number)
+        for number in lapsed:  # counted as such, as everybody else does
+            del self.held[number]
         entries: list[Entry] = [Release(tuple(sorted(released)))] if released else []
         effects: list[Effect] = []
         kill = sorted(lapsed + stop_now)
@@ -313,23 +328,29 @@ class Volunteer(msgspec.Struct):
         self.held.clear()
         return [Release(numbers)] if numbers else []
 
+    def leave(self, settlement: Settlement) -> list[Entry]:
+        """The node leaves the job for now: reveal what is committed to, whoever waits for it."""
+        self.open = self.opening = False
+        self.open_at = self.rescan_at = None
+        self.ready = [*self.making, *self.ready]
+        self.making = ()
+        written = [batch for batch in self.batches if batch.frame is not None]
+        for batch in written:
+            batch.reveal_by = Millis(0)
+        return self._reveal(settlement, Millis(0), lambda peer: True)
+
     # ---- commit and reveal -------------------------------------------------------------------
 
     def _commit(self, settlement: Settlement) -> list[Effect]:
         if self.making or not self.ready:
             return []
         items, self.ready = self.ready[:COMMIT_ITEMS_MAX], self.ready[COMMIT_ITEMS_MAX:]
-        self.making = True
         # Attempts as of now: somebody may have revealed since the unit was run.
-        return [
-            MakeCommitments(
-                settlement.job,
-                tuple(
-                    msgspec.structs.replace(item, attempt=settlement.unit(item.unit).attempt)
-                    for item in items
-                ),
-            )
-        ]
+        self.making = tuple(
+            msgspec.structs.replace(item, attempt=settlement.unit(item.unit).attempt)
+            for item in items
+        )
+        return [MakeCommitments(settlement.job, self.making)]
 
     def committed(
         self,
@@ -339,7 +360,9 @@ class Volunteer(msgspec.Struct):
         commitments: tuple[bytes, ...],
     ) -> tuple[list[Entry], list[Effect]]:
         """The commitments are made: keep the seed, tell the others."""
-        self.making = False
+        if not set(items) <= set(self.making):
+            return [], []  # asked for before the job was left; it is asked for again
+        self.making = ()
         if not items:
             return [], []
         own = OwnSeed(seed_hash(seed), seed, items)
@@ -359,6 +382,8 @@ class Volunteer(msgspec.Struct):
         """A frame of our own is signed: where our commitments stand, and what is revealed."""
         for index, entry in enumerate(entries):
             if isinstance(entry, Commit):
+                if self.rescan_at is not None and self.rescan_at <= now + RESCAN_MS:
+                    self.rescan_at = None  # there is room for more claims now
                 for batch in self.batches:
                     if batch.own.seed_hash == entry.seed_hash:
                         batch.frame, batch.index = frame, index
@@ -371,6 +396,14 @@ class Volunteer(msgspec.Struct):
         for batch in self.batches:
             if batch.frame is None or batch.revealed:
                 continue
+            same = batch.looked and not settlement.stirred_all
+            if (
+                batch.reveal_by > now
+                and same
+                and not any(item.unit in settlement.stirred for item in batch.own.items)
+            ):
+                continue
+            batch.looked = True
             if batch.reveal_by > now and not all(
                 settlement.unit(item.unit).attempt > item.attempt
                 or settlement.enough(item.unit, item.attempt, counts)
@@ -427,7 +460,7 @@ class Volunteer(msgspec.Struct):
                 for vote in unit.votes[peer]:
                     key = (number, vote.attempt, peer)
                     if vote.digest == answer[0] and peer != self.me and key not in self.opened:
-                        self.opened[key] = True
+                        self.opened[key] = False
                         by_digest.setdefault(vote.digest, []).append(
                             OpenedCommitment(number, vote.attempt, peer, vote.seed, vote.commitment)
                         )
@@ -449,13 +482,34 @@ class Volunteer(msgspec.Struct):
         mine = unit.votes[self.me]
         if unit.attempt <= mine[-1].attempt or unit.waiting(self.me) is not None:
             return False
-        if len(unit.commits[self.me]) >= ATTEMPTS_A_PEER or any(
-            item.unit == number for item in self.ready
+        if len(unit.commits[self.me]) >= ATTEMPTS_A_PEER or self._committing(number):
+            return False
+        supported = []
+        # Who had not the bytes leaves nobody out.
+        if not any(
+            peer != self.me
+            and vote.digest == mine[-1].digest
+            and not self.opened.get((number, vote.attempt, peer), False)
+            for peer, votes in unit.votes.items()
+            for vote in votes
         ):
-            return False
-        if unit.leading != mine[-1].digest or len(unit.holders(mine[-1].digest)) < 2:
-            return False
-        return not settlement.counts_for(number, self.me, mine[-1].digest, now, counts)
+            supported.append(mine[-1].digest)
+        endorsed = unit.endorsed.get(self.me)
+        if endorsed is not None and endorsed.own == mine[-1].ref:
+            supported.append(endorsed.digest)
+        return any(
+            settlement.supporters(number, digest, now, counts) != [self.me]
+            and not settlement.counts_for(number, self.me, digest, now, counts)
+            # What most agree on may not lead, just because they could not count together yet.
+            and (unit.leading == digest or settlement.would_hold(number, digest, now, counts))
+            for digest in supported
+        )
+
+    def _committing(self, number: int) -> bool:
+        """Whether a commitment to our answer is on its way to the others."""
+        unwritten = (batch.own.items for batch in self.batches if batch.frame is None)
+        on_their_way = (self.ready, self.making, *unwritten)
+        return any(item.unit == number for items in on_their_way for item in items)
 
     def _compare(
         self,
@@ -470,9 +524,15 @@ class Volunteer(msgspec.Struct):
         if not soft or digest is None or digest == mine:
             return []
         earlier = unit.endorsed.get(self.me)
-        if earlier is not None and (earlier.digest == digest or earlier.attempt >= unit.attempt):
+        if earlier is not None and earlier.attempt >= unit.attempt:
             return []
-        if (number, digest) in self.compared or number in self.compare_at:
+        # Who committed again because its vote was left out endorses again, with the new one.
+        latest = unit.last_vote(self.me)
+        stale = earlier is not None and latest is not None and earlier.own != latest.ref
+        if earlier is not None and earlier.digest == digest and not stale:
+            return []
+        known = self.compared.get((number, digest))
+        if (known is not None and not (stale and known == "same")) or number in self.compare_at:
             return []
         holders = unit.holders(digest)
         sources = tuple(peer for peer, _ in holders if present(peer))
@@ -500,6 +560,10 @@ class Volunteer(msgspec.Struct):
             return []
         if earlier is not None and earlier.attempt >= attempt:
             return []
+        # Two endorsements in one attempt would prove a fault; the first may not be signed yet.
+        if self.endorsing.get(number, -1) >= attempt:
+            return []
+        self.endorsing[number] = attempt
         return [Endorse(number, attempt, mine.ref, digest)]
 
     # ---- what came of an execution -----------------------------------------------------------
@@ -543,20 +607,23 @@ class Volunteer(msgspec.Struct):
         """The input could not be had (or the output is gone): leave the unit to others for now."""
         held = self.held.pop(number, None)
         self.answers.pop(number, None)
-        self.making = False
+        if any(item.unit == number for item in self.making):
+            self.making = ()
         self.rescan_at = Millis(now + OPEN_RETRY_MS)
         return [Release((number,))] if held is not None else []
 
     def deadline(self, paused: bool) -> Millis | None:
         """When this side wants to be ticked next."""
-        times: list[Millis | None] = []
-        if not paused:
-            times.extend((self.open_at, self.rescan_at if self.open else None))
-        times.extend(held.until if paused else held.renew_at for held in self.held.values())
-        times.extend(
-            batch.reveal_by
-            for batch in self.batches
-            if batch.frame is not None and not batch.revealed
-        )
-        times.extend(self.compare_at.values())
-        return min((at for at in times if at is not None), default=None)
+        times = list(self.compare_at.values())
+        if paused:
+            times += [held.until for held in self.held.values()]
+        else:
+            times += [held.renew_at for held in self.held.values()]
+            if self.open_at is not None:
+                times.append(self.open_at)
+            if self.open and self.rescan_at is not None:
+                times.append(self.rescan_at)
+        for batch in self.batches:
+            if batch.frame is not None and not batch.revealed:
+                times.append(batch.reveal_by)
+        return min(times, default=None)

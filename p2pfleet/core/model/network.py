@@ -11,6 +11,8 @@ from p2pfleet.core.model.capability import Version
 from p2pfleet.core.model.ids import NetworkId, PeerIdField, sha256
 
 MAX_PUZZLE_BITS = 40
+MAX_VOTES_A_SUBNET = 64
+DEFAULT_VOTES_A_SUBNET = 2
 
 
 class NetworkParameters(
@@ -26,19 +28,24 @@ class NetworkParameters(
     ``owner``, if there is one, is the key that may sign requirements of the network.
     ``puzzle_bits`` is how much work has to be in the key of everybody who takes part
     (:mod:`p2pfleet.core.model.puzzle`); a bit more doubles it, 0 asks for none.
+    ``votes_a_subnet`` is how many claims on one unit a node accepts from one /24 (IPv4) or /48
+    (IPv6), 0 for any number.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9.-]*\Z")]
     testnet: bool = False
     owner: PeerIdField | None = None
     puzzle_bits: Annotated[int, Meta(ge=0, le=MAX_PUZZLE_BITS)] = 0
+    votes_a_subnet: Annotated[int, Meta(ge=0, le=MAX_VOTES_A_SUBNET)] = 0
 
 
 class NetworkTerms(msgspec.Struct, frozen=True):
-    """What makes a peer one of a network: the network's id, and the work its key has to show."""
+    """What makes a peer one of a network: the network's id, and the work its key has to show; and
+    how many claims on a unit count from one subnet."""
 
     id: NetworkId
     puzzle_bits: int = 0
+    votes_a_subnet: int = 0
 
 
 class SignedRequirement(msgspec.Struct, frozen=True):
@@ -74,4 +81,4 @@ def network_id(parameters: NetworkParameters) -> NetworkId:
 
 def network_terms(parameters: NetworkParameters) -> NetworkTerms:
     """What whoever takes part in the network of these parameters has to keep."""
-    return NetworkTerms(network_id(parameters), parameters.puzzle_bits)
+    return NetworkTerms(network_id(parameters), parameters.puzzle_bits, parameters.votes_a_subnet)

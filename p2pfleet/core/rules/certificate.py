@@ -69,11 +69,13 @@ def closed(ballots: Sequence[Ballot]) -> list[Ballot]:
     Earlier attempts first, then those who have passed more checks, then by key. A unit's votes are
     few, and who is left out commits again in the next attempt.
     """
-    chosen: list[Ballot] = []
+    if len(ballots) < 2:
+        return list(ballots)
+    chosen: dict[PeerId, Ballot] = {}
     for ballot in sorted(ballots, key=lambda each: (each.attempt, -each.checks, each.peer)):
-        if all(ballot.peer != other.peer and together(ballot, other) for other in chosen):
-            chosen.append(ballot)
-    return chosen[:VOTES_MAX]
+        if ballot.peer not in chosen and all(together(ballot, each) for each in chosen.values()):
+            chosen[ballot.peer] = ballot
+    return list(chosen.values())[:VOTES_MAX]
 
 
 def counted(votes: Sequence[int], snapshot: bool) -> list[int]:
@@ -105,6 +107,13 @@ def holds(
     ``votes`` are the checks of its voters, ``against`` those of the voters for each other result;
     ``snapshot`` whether the job has a trust snapshot, which limits newcomers.
     """
+    return _holds(stop, tuple(votes), tuple(map(tuple, against)), snapshot)
+
+
+@lru_cache(maxsize=65_536)
+def _holds(
+    stop: StopRule, votes: Sequence[int], against: tuple[tuple[int, ...], ...], snapshot: bool
+) -> bool:
     if isinstance(stop, Confidence):
         votes = counted(votes, snapshot)
     return _fulfilled(
@@ -134,13 +143,7 @@ def missing(
     snapshot: bool,
 ) -> int:
     """How many more votes for a result would certify it, each of a peer with ``checks``."""
-    return _missing(
-        stop,
-        tuple(sorted(votes)),
-        tuple(sorted(tuple(sorted(group)) for group in against)),
-        checks,
-        snapshot,
-    )
+    return _missing(stop, tuple(votes), tuple(map(tuple, against)), checks, snapshot)
 
 
 def tie_break(salt: bytes, unit: int, digest: Digest) -> bytes:
@@ -179,8 +182,11 @@ def candidate(digest: Digest, ballots: Sequence[Ballot]) -> Candidate:
     A peer with several ballots (in several attempts, or a reveal and an endorsement) supports
     ``digest`` if one of them does; else the last of them speaks against it.
     """
-    votes = closed([ballot for ballot in ballots if ballot.digest == digest])
-    support = {ballot.peer for ballot in ballots if ballot.digest == digest}
+    mine = [ballot for ballot in ballots if ballot.digest == digest]
+    votes = closed(mine)
+    if len(mine) == len(ballots):
+        return Candidate(digest, tuple(votes), ())
+    support = {ballot.peer for ballot in mine}
     against: dict[PeerId, Ballot] = {}
     for ballot in ballots:
         earlier = against.get(ballot.peer)
@@ -194,7 +200,12 @@ def weight(stop: StopRule, votes: Sequence[int]) -> Fraction:
     """How much the votes for one result weigh: their number, or the product of their odds."""
     if isinstance(stop, FixedQuorum) or not votes:
         return Fraction(len(votes))
-    return math.prod((credibility.odds(k, stop.faulty_ppm) for k in votes), start=Fraction(1))
+    return _product(tuple(votes), stop.faulty_ppm)
+
+
+@lru_cache(maxsize=65_536)
+def _product(votes: tuple[int, ...], faulty_ppm: int) -> Fraction:
+    return math.prod((credibility.odds(k, faulty_ppm) for k in votes), start=Fraction(1))
 
 
 def ranking(ballots: Sequence[Ballot], stop: StopRule, salt: bytes, unit: int) -> list[Candidate]:
@@ -203,6 +214,8 @@ def ranking(ballots: Sequence[Ballot], stop: StopRule, salt: bytes, unit: int) -
     The first one represents the unit where results are compared within a tolerance.
     """
     candidates = [candidate(digest, ballots) for digest in {b.digest: True for b in ballots}]
+    if len(candidates) < 2:
+        return candidates
     return sorted(
         candidates,
         key=lambda each: (-weight(stop, each.checks), tie_break(salt, unit, each.digest)),

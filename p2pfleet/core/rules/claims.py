@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from p2pfleet.core.model.ids import PeerId
 
@@ -18,6 +19,7 @@ LEASE_UNITS_FIRST = 2
 CLAIM_UNITS_MAX = 4_096
 
 
+@lru_cache(maxsize=65_536)
 def rank(salt: bytes, unit: int, peer: PeerId) -> bytes:
     """The rank of ``peer`` for ``unit``: SHA-256 over salt, unit (8 bytes, big-endian) and key."""
     return hashlib.sha256(salt + unit.to_bytes(8, "big") + peer).digest()
@@ -25,7 +27,7 @@ def rank(salt: bytes, unit: int, peer: PeerId) -> bytes:
 
 def preference(salt: bytes, units: int, peer: PeerId) -> list[int]:
     """All units of a job in the order in which ``peer`` would like to take them."""
-    return sorted(range(units), key=lambda unit: rank(salt, unit, peer))
+    return sorted(range(units), key=lambda unit: rank.__wrapped__(salt, unit, peer))
 
 
 def gives_way(salt: bytes, unit: int, peer: PeerId, others: Iterable[PeerId], wanted: int) -> bool:

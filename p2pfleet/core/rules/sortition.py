@@ -12,6 +12,7 @@ is Ignored, never Rejected.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from p2pfleet.core.model.ids import PeerId
 
@@ -33,6 +34,7 @@ def ticket(salt: bytes, unit: int, peer: PeerId) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+@lru_cache(maxsize=1_024)
 def doublings(crowd: int, wanted: int) -> int:
     """How often the threshold has to double until everyone is eligible."""
     count = 0
@@ -41,6 +43,7 @@ def doublings(crowd: int, wanted: int) -> int:
     return count
 
 
+@lru_cache(maxsize=65_536)
 def eligible_after_ms(
     salt: bytes, unit: int, peer: PeerId, *, crowd: int, wanted: int, step_ms: int, known: bool
 ) -> int:

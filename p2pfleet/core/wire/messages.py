@@ -51,6 +51,7 @@ COMMIT_ITEMS_MAX = 256
 SEEN_MAX = 256
 SNAPSHOT_PEERS_MAX = 768
 RINGERS_MAX = 128
+WORK_MAX = 2**62 - 1
 
 
 class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -284,13 +285,31 @@ class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
     entries: Annotated[tuple[Entry, ...], Meta(min_length=1, max_length=1024)]
 
 
-SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame | Snapshot
+class Receipt(_Body, frozen=True, tag="p2pfleet/1/receipt"):
+    """A publisher's word on what ``peer`` has earned in one job so far (``core/rules/credit.py``).
+
+    Of (job, peer) a higher ``number`` replaces a lower one. ``units`` are settled units, ``work``
+    their operations, ``credit`` the same with the bonus for quick answers.
+    """
+
+    network: NetworkIdField
+    job: JobIdField
+    publisher: PeerIdField
+    peer: PeerIdField
+    number: Counter
+    units: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
+    work: Annotated[int, Meta(ge=1, le=WORK_MAX)]
+    credit: Annotated[int, Meta(ge=1, le=2 * WORK_MAX)]
+    issued_ms: Clock
+
+
+SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame | Snapshot | Receipt
 
 
 def signer_of(body: SignedBody) -> PeerId:
     """Who has to sign a body: the peer that it names."""
     match body:
-        case Manifest() | Closure() | Snapshot():
+        case Manifest() | Closure() | Snapshot() | Receipt():
             return body.publisher
         case PeerRecord():
             return body.peer
@@ -360,8 +379,8 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 
 class Deliver(_Message, frozen=True, tag="deliver"):
-    """A sealed body (manifest, closure, frame, requirement, snapshot), the sender's or somebody
-    else's."""
+    """A sealed body (manifest, closure, frame, requirement, snapshot, receipt), the sender's or
+    somebody else's."""
 
     sealed: Sealed
 

@@ -14,6 +14,7 @@ from p2pfleet.core.wire.messages import (
     Frame,
     Manifest,
     PeerRecord,
+    Receipt,
     Requirement,
     Sealed,
     Snapshot,
@@ -57,6 +58,13 @@ class VerifiedSnapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     snapshot: Snapshot
 
 
+class VerifiedReceipt(msgspec.Struct, frozen=True, tag="receipt"):
+    """A receipt signed by the publisher it names."""
+
+    sealed: Sealed
+    receipt: Receipt
+
+
 class VerifiedFrame(msgspec.Struct, frozen=True, tag="frame"):
     """A frame signed by the author it names."""
 
@@ -76,4 +84,5 @@ Verified = (
     | VerifiedRequirement
     | VerifiedFrame
     | VerifiedSnapshot
+    | VerifiedReceipt
 )

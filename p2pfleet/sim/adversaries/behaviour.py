@@ -46,6 +46,10 @@ class Behaviour:
         """The digest voted for, and whether its output is here; ``None``: no answer, ever."""
         return self.right(job, unit), True
 
+    def committed_bytes(self, digest: Digest) -> bytes | None:
+        """What an adversary commits to where it has not the output; ``None``: it cannot."""
+        return None
+
     def gives(self, output: Digest) -> bool:
         """Whether an adversary lets others have an output of its own."""
         return True

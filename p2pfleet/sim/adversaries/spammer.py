@@ -46,7 +46,7 @@ class Spammer(Behaviour):
         if life != machine.life or machine.node is None:
             return
         world = machine.world
-        peers: tuple[PeerId, ...] = tuple(machine.node.membership.present())
+        peers: tuple[PeerId, ...] = machine.node.membership.present()
         open_jobs = list(machine.node.jobs.values())
         if self.active and peers and open_jobs:
             job = open_jobs[number % len(open_jobs)]

@@ -102,9 +102,9 @@ class Invariants(Checker):
             wrong = f"is {unit.state} {'with' if unit.certificate else 'without'} a certificate"
         elif unit.state == "failed" and not unit.reason:
             wrong = "failed without a reason"
-        elif any(peer in unit.failures for peer in unit.votes):
+        elif not unit.failures.keys().isdisjoint(unit.votes):
             wrong = "has a vote and a failure of one peer"
-        elif any(peer not in unit.commits for peer in unit.votes):
+        elif not unit.votes.keys() <= unit.commits.keys():
             wrong = "has a vote without a commitment"
         if wrong:
             self.violated(machine.name, wrong, job.id, number)

@@ -1,7 +1,11 @@
-"""Liveness: once the faults stop, every unit is settled or failed with a reason, in time."""
+"""Liveness: once the faults stop, every unit is settled or failed with a reason, in time.
+
+Of a job whose publisher is no honest one only this is asked: that its volunteers get rid of it.
+"""
 
 from __future__ import annotations
 
+from p2pfleet.core.model.ids import JobId
 from p2pfleet.sim.checkers.checker import Checker
 
 UNITS_NAMED = 3
@@ -20,6 +24,9 @@ class Liveness(Checker):
                 self.violated(plan.publisher, f"job {number} was never published")
         for job, manifest in self.cluster.published.items():
             machine = self.cluster.publisher(job)
+            if not machine.honest:
+                self._rid_of(job)
+                continue
             stored = machine.disk.jobs.get(job)
             rows = {} if stored is None else stored.units
             failed += sum(row.state == "failed" for row in rows.values())
@@ -42,3 +49,8 @@ class Liveness(Checker):
             if failed > expect.failed_max and worst:
                 text = f"{failed} units failed, {expect.failed_max} may"
                 self.violated(machine.name, text, job, worst[0])
+
+    def _rid_of(self, job: JobId) -> None:
+        for machine in self.cluster.machines:
+            if machine.honest and machine.node is not None and job in machine.node.jobs:
+                self.violated(machine.name, "still has the job of a crook open", job)

@@ -9,8 +9,9 @@ from p2pfleet.core import effects as ef
 from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import Digest, FrameHash, JobId
 from p2pfleet.core.rules.certificate import check_certificate
+from p2pfleet.core.rules.reputation import CAUGHT
 from p2pfleet.core.wire.codec import decode
-from p2pfleet.core.wire.messages import Certificate
+from p2pfleet.core.wire.messages import Certificate, Manifest
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
 from p2pfleet.sim.checkers.checker import Checker
@@ -37,6 +38,8 @@ class Safety(Checker):
         self.wrong: dict[tuple[JobId, int], bool] = {}
 
     def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
+        if not machine.honest:
+            return
         for write in writes:
             if isinstance(write, ef.SaveUnits) and machine.disk.jobs[write.job].own:
                 for row in write.rows:
@@ -82,10 +85,13 @@ class Safety(Checker):
         for machine in self.cluster.machines:
             if machine.node is None or not machine.honest:
                 continue
-            for (_, peer), record in sorted(machine.node.standing.current.items()):
-                other = self.cluster.world.by_peer[peer]
-                if other.honest and record.contradicted:
-                    self.violated(machine.name, f"holds an honest node, {other.name}, for wrong")
+            for job, stored in machine.disk.jobs.items():
+                for (unit, peer), kind in stored.moves.items():
+                    other = self.cluster.world.by_peer[peer]
+                    # Whoever lets itself be deceived in a unit wrongs those who were right.
+                    if other.honest and kind in CAUGHT and (job, unit) not in self.wrong:
+                        text = f"holds an honest node, {other.name}, for wrong: {kind}"
+                        self.violated(machine.name, text, job, unit)
             for peer in sorted(machine.node.standing.proved):
                 other = self.cluster.world.by_peer[peer]
                 if other.honest:
@@ -93,26 +99,30 @@ class Safety(Checker):
 
     def at_end(self) -> None:
         self._records()
-        """Every certificate holds, by the frames that its publisher kept."""
         for job, manifest in self.cluster.published.items():
-            machine = self.cluster.publisher(job)
-            frames: dict[FrameHash, VerifiedFrame] = {}
-            snapshots: dict[Digest, VerifiedSnapshot] = {}
-            stored = machine.disk.jobs.get(job)
-            for sealed in () if stored is None else stored.snapshots.values():
-                known = unseal(sealed)
-                assert isinstance(known, VerifiedSnapshot)
-                snapshots[known.hash] = known
-            for key, sealed in machine.disk.frames.items():
-                verified = unseal(sealed)
-                if key[0] == job and isinstance(verified, VerifiedFrame):
-                    frames[verified.hash] = verified
-            units = machine.disk.jobs[job].units if job in machine.disk.jobs else {}
-            for number, row in sorted(units.items()):
-                if row.state == "settled":
-                    certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
-                    output = output_of(certificate.digest)
-                    fault = check_certificate(manifest, job, certificate, frames, snapshots, output)
-                    if fault is not None:
-                        text = f"its certificate does not hold: {fault}"
-                        self.violated(machine.name, text, job, number)
+            if self.cluster.publisher(job).honest:
+                self._certificates(job, manifest)
+
+    def _certificates(self, job: JobId, manifest: Manifest) -> None:
+        """Every certificate holds, by the frames that its publisher kept."""
+        machine = self.cluster.publisher(job)
+        frames: dict[FrameHash, VerifiedFrame] = {}
+        snapshots: dict[Digest, VerifiedSnapshot] = {}
+        stored = machine.disk.jobs.get(job)
+        for sealed in () if stored is None else stored.snapshots.values():
+            known = unseal(sealed)
+            assert isinstance(known, VerifiedSnapshot)
+            snapshots[known.hash] = known
+        for key, sealed in machine.disk.frames.items():
+            verified = unseal(sealed)
+            if key[0] == job and isinstance(verified, VerifiedFrame):
+                frames[verified.hash] = verified
+        units = machine.disk.jobs[job].units if job in machine.disk.jobs else {}
+        for number, row in sorted(units.items()):
+            if row.state == "settled":
+                certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
+                output = output_of(certificate.digest)
+                fault = check_certificate(manifest, job, certificate, frames, snapshots, output)
+                if fault is not None:
+                    text = f"its certificate does not hold: {fault}"
+                    self.violated(machine.name, text, job, number)

@@ -1,0 +1,249 @@
+"""Claims: how long they run, how many a peer may hold, and from when on it may hold which."""
+
+from __future__ import annotations
+
+import msgspec
+from core_bench import Bench, only, publishing, states, working
+from core_samples import (
+    ALICE,
+    BOB,
+    GOOD,
+    MALLORY,
+    PAULA,
+    SAMPLE,
+    Poll,
+    frame,
+    manifest,
+    peer,
+    seal,
+    unseal,
+)
+
+from p2pfleet.core import effects as ef
+from p2pfleet.core import events as ev
+from p2pfleet.core.machines.leases import HOLD_LEASES, TRIES_MAX, Leases
+from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.model.ids import Millis, PeerId
+from p2pfleet.core.model.job import Trust
+from p2pfleet.core.rules.claims import rank
+from p2pfleet.core.rules.sortition import ALLOWANCE_BASE
+from p2pfleet.core.wire.messages import Claim, Failure, Release
+
+LEASE_MS = 10_000
+NOW = Millis(1_000_000)
+
+
+def everybody(who: PeerId) -> bool:
+    return True
+
+
+def after(ms: int) -> Millis:
+    return Millis(NOW + ms)
+
+
+def leases() -> Leases:
+    return Leases(LEASE_MS, HOLD_LEASES * LEASE_MS)
+
+
+def settlement() -> Settlement:
+    return Settlement.create(SAMPLE.job, SAMPLE.manifest, NOW, judge=False)
+
+
+# ---- how long --------------------------------------------------------------------------------
+
+
+def test_claims_run_from_first_sight_for_the_lease_and_end_with_an_answer_or_a_release() -> None:
+    desk = settlement()
+    alice = Poll(SAMPLE.job)[ALICE]
+    desk.apply(alice.says(Claim((0, 1, 2))), NOW, everybody)
+    assert desk.flying(0, after(LEASE_MS - 1), everybody) == [ALICE]
+    assert desk.flying(0, after(LEASE_MS), everybody) == []
+    desk.apply(alice.says(Release((1,))), NOW, everybody)
+    assert [desk.leases.claimants(unit, NOW) for unit in range(3)] == [[ALICE], [], [ALICE]]
+    made = alice.commits({2: GOOD})
+    desk.apply(made, NOW, everybody)
+    assert [desk.leases.claimants(unit, NOW) for unit in range(3)] == [[ALICE], [], []]
+    assert desk.flying(2, NOW, everybody) == [ALICE], "its answer is on the way"
+    desk.apply(alice.reveals(made), NOW, everybody)
+    assert desk.flying(2, NOW, everybody) == []
+    assert desk.running(NOW) == 1
+    desk.apply(alice.says(Claim((2,))), NOW, everybody)
+    assert desk.leases.claimants(2, NOW) == [], "who has answered claims no more"
+
+
+def test_a_claim_that_its_release_overtook_does_not_run() -> None:
+    desk = settlement()
+    desk.apply(frame(ALICE, Release((0,)), sequence=1), NOW, everybody)
+    desk.apply(frame(ALICE, Claim((0,)), sequence=0), NOW, everybody)
+    assert desk.leases.claimants(0, NOW) == []
+    desk.apply(frame(ALICE, Claim((0,)), sequence=0, incarnation=2), NOW, everybody)
+    assert desk.leases.claimants(0, NOW) == [ALICE]
+
+
+def test_claims_of_a_peer_without_a_vote_do_not_keep_others_away() -> None:
+    desk = settlement()
+    desk.apply(frame(MALLORY, Claim((0,))), NOW, everybody)
+    assert desk.flying(0, NOW, lambda who: who != MALLORY) == []
+
+
+def test_a_claim_is_renewed_but_not_for_ever() -> None:
+    book = leases()
+    steps = [number * (LEASE_MS - 1_000) for number in range(HOLD_LEASES + 1)]
+    assert all(book.claim(ALICE, 0, after(step)) for step in steps)
+    assert book.claimants(0, after(HOLD_LEASES * LEASE_MS - 1)) == [ALICE]
+    assert book.claimants(0, after(HOLD_LEASES * LEASE_MS)) == [], "others may take it now"
+
+
+def test_a_hoarder_that_never_answers_loses_the_unit_to_others() -> None:
+    salt = SAMPLE.manifest.salt
+    first = next(
+        one
+        for one in (peer(str(number)) for number in range(100))
+        if rank(salt, 0, one) < rank(salt, 0, ALICE)
+    )
+    bench = Bench()
+    bench.meet(PAULA, BOB)
+    body = unseal(seal(manifest(units=1, quorum=1, lease_ms=1_000)))
+    hoarder = Poll(body.job)[first]
+    bench.tell(ev.ManifestReceived(PAULA, body))
+    bench.tell(ev.JobOpened(body.job))
+    bench.hear(hoarder.says(Claim((0,))), source=BOB)
+    assert bench.volunteer().held == {}, "its claim runs, and it comes first"
+    begun = bench.now
+    while not bench.volunteer().held:
+        bench.hear(hoarder.says(Claim((0,))), source=BOB)
+        bench.wait(300)
+        assert bench.now - begun < 10 * body.manifest.limits.cpu_ms, "it holds it for ever"
+    assert bench.now - begun > body.manifest.limits.cpu_ms, "a long unit may take its time"
+
+
+def test_a_claim_may_be_begun_anew_only_so_often() -> None:
+    book = leases()
+    taken = [book.claim(ALICE, 0, after(number * 5 * LEASE_MS)) for number in range(TRIES_MAX + 3)]
+    assert taken == [True] * TRIES_MAX + [False] * 3
+    assert book.claim(BOB, 0, after(100 * LEASE_MS))
+
+
+# ---- how many --------------------------------------------------------------------------------
+
+
+def taken(book: Leases, who: PeerId, first: int, now: Millis) -> int:
+    """How many units from ``first`` on a peer gets that claims a hundred."""
+    return sum(book.claim(who, unit, now) for unit in range(first, first + 100))
+
+
+def test_a_newcomer_may_hold_a_few_units_and_who_commits_may_hold_more() -> None:
+    book = leases()
+    assert taken(book, ALICE, 0, NOW) == ALLOWANCE_BASE
+    assert taken(book, BOB, 0, NOW) == ALLOWANCE_BASE, "each for itself"
+    for unit in range(3):
+        book.committed(ALICE, unit, NOW)
+    assert taken(book, ALICE, 200, NOW) == ALLOWANCE_BASE + 2 * 3 - 1
+
+
+def test_each_claim_that_lapses_halves_what_a_peer_may_hold() -> None:
+    book = leases()
+    for unit in range(3):
+        book.claim(ALICE, unit, NOW)
+        book.committed(ALICE, unit, NOW)
+    assert book.room(ALICE, NOW) == 10
+    book.claim(ALICE, 3, NOW)
+    assert book.room(ALICE, after(LEASE_MS)) == 10 // 2
+
+
+def test_who_let_everything_lapse_may_try_one_unit_again_and_is_forgiven_in_time() -> None:
+    book = leases()
+    assert taken(book, ALICE, 0, NOW) == ALLOWANCE_BASE
+    assert book.room(ALICE, after(LEASE_MS)) == 1
+    assert book.room(ALICE, after(2 * LEASE_MS)) == 1, "of this lease period and the last one"
+    assert book.room(ALICE, after(4 * LEASE_MS)) == ALLOWANCE_BASE
+
+
+def test_what_was_released_did_not_lapse() -> None:
+    book = leases()
+    taken(book, ALICE, 0, NOW)
+    for unit in range(ALLOWANCE_BASE):
+        book.release(ALICE, unit)
+    assert book.room(ALICE, after(2 * LEASE_MS)) == ALLOWANCE_BASE
+
+
+def test_a_decided_unit_is_held_by_nobody() -> None:
+    book = leases()
+    taken(book, ALICE, 0, NOW)
+    book.clear(0)
+    assert book.claimants(0, NOW) == []
+    assert book.room(ALICE, NOW) == 1
+    assert book.running(NOW) == ALLOWANCE_BASE - 1
+
+
+def test_claims_beyond_the_allowance_are_ignored_and_held_against_nobody() -> None:
+    bench, _, _ = publishing(votes=(), units=100)
+    told = bench.hear(frame(ALICE, Claim(tuple(range(100))), job=next(iter(bench.node.jobs))))
+    assert only(ef.Report, told) == []
+    assert bench.settlement().running(bench.now) == ALLOWANCE_BASE
+
+
+# ---- when ------------------------------------------------------------------------------------
+
+CROWD = Trust(crowd=10_000, step_ms=10_000)
+
+
+def late(desk: Settlement, unit: int) -> PeerId:
+    """A peer that may not take the unit yet."""
+    return next(
+        who
+        for who in (peer(str(number)) for number in range(100))
+        if desk.eligible_at(unit, who) > desk.since
+    )
+
+
+def test_who_claims_too_early_by_the_receivers_clock_is_ignored_and_not_rejected() -> None:
+    bench, job, poll = publishing(votes=(), trust=CROWD)
+    early = late(bench.settlement(), 0)
+    told = bench.hear(poll[early].says(Claim((0,))), source=ALICE)
+    assert only(ef.Report, told) == []
+    assert bench.settlement().leases.claimants(0, bench.now) == []
+    bench.now = bench.settlement().eligible_at(0, early)
+    bench.hear(poll[early].says(Claim((0,))), source=ALICE)
+    assert bench.settlement().leases.claimants(0, bench.now) == [early]
+    assert job in bench.node.jobs
+
+
+def test_a_vote_that_came_too_early_counts_when_its_time_has_come() -> None:
+    bench, _, poll = publishing(votes=(), trust=CROWD)
+    early = late(bench.settlement(), 0)
+    at = bench.settlement().eligible_at(0, early)
+    told = bench.hear(*poll.closed({early: {0: GOOD}, ALICE: {0: GOOD}}), source=ALICE)
+    ready = max(at, bench.settlement().eligible_at(0, ALICE))
+    assert only(ef.Report, told) == []
+    assert states([*told, *bench.wait(ready - bench.now - 1)]) == []
+    assert states(bench.wait(1)) == [(0, "certified")]
+
+
+def test_a_failure_that_came_too_early_says_nothing() -> None:
+    bench, _, poll = publishing(votes=(), trust=CROWD)
+    early = late(bench.settlement(), 0)
+    told = bench.hear(poll[early].says(Failure(0, 0, "cpu: too long")), source=ALICE)
+    assert only(ef.Report, told) == []
+    assert bench.unit(0).failures == {}
+
+
+def test_a_volunteer_takes_no_unit_before_its_time() -> None:
+    bench, _ = working(units=20, trust=CROWD)
+    for _ in range(200):
+        for unit in bench.volunteer().held:
+            assert bench.settlement().eligible_at(unit, ALICE) <= bench.now
+        if len(bench.volunteer().held) > 1:
+            break
+        bench.wait(1_000)
+    assert len(bench.volunteer().held) > 1
+
+
+def test_leases_can_be_written_down_and_read_back() -> None:
+    book = leases()
+    taken(book, ALICE, 0, NOW)
+    taken(book, BOB, 2, NOW)
+    book.committed(ALICE, 1, NOW)
+    book.room(BOB, after(LEASE_MS))
+    data = msgspec.msgpack.encode(book)
+    assert msgspec.msgpack.decode(data, type=Leases) == book
