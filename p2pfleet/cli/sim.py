@@ -31,6 +31,7 @@ ALL = "all"
     help="Print a table of the validation rule instead: settled errors and costs under attack.",
 )
 @click.option("--quick", is_flag=True, help="A rough --table in seconds.")
+@click.option("--check", is_flag=True, help="Cells of the --table in the full simulator instead.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -69,8 +70,8 @@ ALL = "all"
 @common
 @click.pass_obj
 def sim(
-    output: Output, scenario: str | None, table_name: str | None, quick: bool, seed: int,
-    seeds: int, story: int | None, job: int, traces: Path | None,
+    output: Output, scenario: str | None, table_name: str | None, quick: bool, check: bool,
+    seed: int, seeds: int, story: int | None, job: int, traces: Path | None,
 ) -> None:  # fmt: skip
     """Run SCENARIO in the simulator: the core of real nodes in a world made of one seed.
 
@@ -78,8 +79,10 @@ def sim(
     scenario and seed give the same run, told by its trace hash. Exits with 1 if anything that must
     hold did not; then the seed's story is printed, and how to run it again.
     """
+    if check and table_name is None:
+        raise click.UsageError("--check is about a --table.")
     if table_name is not None:
-        _credibility(output, seed, quick)
+        (_cross_check if check else _credibility)(output, seed, quick)
         return
     if scenario is None:
         raise click.UsageError("name a SCENARIO, 'all', or --table credibility.")
@@ -132,6 +135,17 @@ def _credibility(output: Output, seed: int, quick: bool) -> None:
 
     found = table(seed, quick, output.note)
     output.result(msgspec.to_builtins(found), lines(found))
+
+
+def _cross_check(output: Output, seed: int, quick: bool) -> None:
+    import msgspec
+
+    from p2pfleet.sim.table_check import cross_check, lines
+
+    found = cross_check(seed, quick, output.note)
+    output.result({**msgspec.to_builtins(found), "agrees": found.agrees}, lines(found))
+    if not found.agrees:
+        raise SystemExit(ExitCode.FAILED)
 
 
 _HEADINGS = (

@@ -6,6 +6,7 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, JobId, cid_of
 from p2pfleet.core.model.job import Confidence, Exact, FixedQuorum, Limits, StopRule, Trust
+from p2pfleet.core.model.record import MILLI, Record
 from p2pfleet.core.rules.admission import ringers_hash
 from p2pfleet.core.wire.messages import Manifest, OpenRingers, Ringer
 from p2pfleet.core.wire.verified import VerifiedManifest
@@ -21,6 +22,7 @@ from p2pfleet.sim.trace import Trace
 
 MEMORY_BYTES = 2**28
 OUTPUT_LIMIT_BYTES = 10_000
+MODEL_CLASS = "any"
 RETRY_MS = 1_000
 JUDGED_MS = 1_000
 
@@ -53,7 +55,13 @@ class Cluster:
         if self.trace.story is not None:
             self.trace.story.names = {machine.peer: machine.name for machine in self.machines}
         for job in self.scenario.jobs:
-            self.world.publishers[self.by_name[job.publisher].peer] = True
+            publisher = self.by_name[job.publisher]
+            self.world.publishers[publisher.peer] = True
+            for machine in self.machines:
+                passed = machine.kind.history
+                if passed and machine is not publisher:
+                    record = Record(agreed=passed, milli=passed * MILLI)
+                    publisher.disk.records[MODEL_CLASS, machine.peer] = record
 
     def begin(self) -> None:
         """Plan everything that the scenario says: starts, jobs, faults."""
@@ -72,7 +80,7 @@ class Cluster:
             self.kernel.later(RETRY_MS, self._publish, number, plan)
             return
         issued = machine.clock.wall(self.kernel.now)
-        snapshot = machine.node.snapshot_for("any") if plan.confidence is not None else None
+        snapshot = machine.node.snapshot_for(MODEL_CLASS) if plan.confidence is not None else None
         salt = self.kernel.random.randbytes(16)
         opened = self._ringers(machine, plan, salt)
         cid = cid_of(b"simulated blob %d" % number)
@@ -95,6 +103,7 @@ class Cluster:
             expires_ms=issued + plan.lasts_ms,
             salt=salt,
             trust=Trust(
+                model_class=MODEL_CLASS,
                 snapshot=None if snapshot is None else snapshot.hash,
                 ringers=None if opened is None else Digest(ringers_hash(opened)),
                 audit_ppm=round(plan.audit * 1_000_000),
@@ -105,8 +114,10 @@ class Cluster:
         verified = unseal(seal(manifest))
         assert isinstance(verified, VerifiedManifest)
         job = verified.job
-        machine.disk.models[job] = True
-        machine.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
+        volunteers = [one for one in self.machines if one.kind.slots and one is not machine]
+        for holder in (machine, *volunteers[: plan.custodians]):
+            holder.disk.models[job] = True
+            holder.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
         self.world.divergent[job] = plan.divergent
         self.world.salts[job] = salt
         self.world.manifests[job] = manifest

@@ -112,7 +112,7 @@ class Compute:
 
     def __init__(self, kernel: Kernel, host: Host) -> None:
         self.kernel, self.host = kernel, host
-        self.executed = 0
+        self.executed = self.audited = 0
         self.clear()
 
     def clear(self) -> None:
@@ -326,6 +326,7 @@ class Compute:
             self._frozen.append((task, token))
             return
         self.executed += 1
+        self.audited += self._is_own(task)
         if self.kernel.chance(self.host.kind.fails):
             kind = ("wall", "crash", "killed")[self.kernel.random.randrange(3)]
             del self._under_way[task]

@@ -30,7 +30,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
     ``trace`` is the trace's hash; ``events`` counts all that was taken from the heap,
     ``core_events`` what cores took in; ``ended_ms`` is simulated time. ``executions`` counts units
-    that were run, by anybody, for the ``units`` there are.
+    that were run, by anybody, for the ``units`` there are, ``audits`` those of them that publishers
+    ran of their own jobs.
     """
 
     scenario: str
@@ -44,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True):
     wrong: int
     failed: int
     executions: int
+    audits: int
     crashes: int
     messages: int
     lost: int
@@ -139,6 +141,7 @@ def simulate(scenario: Scenario, seed: int, story: Story | None = None) -> Outco
         wrong=len(panel.safety.wrong),
         failed=sum(row.state == "failed" for row in rows),
         executions=sum(machine.compute.executed for machine in cluster.machines),
+        audits=sum(machine.compute.audited for machine in cluster.machines),
         crashes=sum(machine.crashes for machine in cluster.machines),
         messages=cluster.network.delivered,
         lost=cluster.network.lost + cluster.world.dropped,

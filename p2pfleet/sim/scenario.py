@@ -92,7 +92,9 @@ class MachineKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``slots`` 0 makes them publishers only. ``unit_ms`` is what one execution takes, ``fails`` the
     share of executions whose child dies. ``rate`` is how often an adversary does what it does, as
-    its file says; ``after_ms`` is when it begins to.
+    its file says; ``after_ms`` is when it begins to. Those of one ``ring`` (by default: of one
+    kind) agree on what they lie. ``history`` is how many checks the publishers know that they have
+    passed before.
     """
 
     name: Name
@@ -104,6 +106,8 @@ class MachineKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adversary: Adversary = ""
     rate: Share = 1.0
     after_ms: Time = 0
+    ring: Annotated[str, Meta(max_length=32)] = ""
+    history: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +118,7 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     executes itself, ``ringers`` how many answers it knows beforehand. With ``tolerance`` answers of
     different numeric classes are the same one. ``divergent`` is the share of its units in which
     numeric classes differ. ``cpu_ms`` is what a unit may take at most, and after ``lasts_ms`` the
-    job expires.
+    job expires. ``custodians`` volunteers have all its inputs from the beginning.
     """
 
     publisher: Annotated[str, Meta(max_length=40)]
@@ -133,6 +137,7 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_ms: Time = 1_000
     lasts_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = DAY_MS
     divergent: Share = 0.0
+    custodians: Annotated[int, Meta(ge=0, le=MACHINES_MAX)] = 0
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -42,7 +42,8 @@ def test_the_commands_are_those_that_scripts_rely_on() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "init", "config check", "network create", "network show", "network require", "run",
         "doctor", "status", "pause", "resume", "submit", "job list", "job show", "job watch",
-        "job results", "job cancel", "unit run", "verify", "peers", "reputation", "testnet up",
+        "job results", "job cancel", "unit run", "verify", "peers", "reputation", "credit",
+        "testnet up",
         "testnet status", "testnet down", "testnet node", "demo", "sim",
     }  # fmt: skip
 

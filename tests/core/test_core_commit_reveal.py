@@ -317,6 +317,23 @@ def test_a_restarted_volunteer_reveals_what_it_had_committed_to() -> None:
     assert entry.seed_hash == saved.seed.seed_hash
 
 
+def test_a_restarted_volunteer_that_finds_nobody_reveals_all_the_same_and_does_not_spin() -> None:
+    bench, _, _ = committed()
+    again = restarted(bench)
+    assert reveals(again.wait(10 * WINDOW_MS)) == [(0, 0, GOOD)]
+
+
+def test_a_restarted_volunteer_that_waits_for_a_votes_time_does_not_spin_meanwhile() -> None:
+    trust = Trust(crowd=10_000, step_ms=10_000)
+    bench, job = working(units=1, trust=trust)
+    others = [peer(str(number)) for number in range(10)]
+    bench.hear(*Poll(job.job).closed({who: {0: GOOD} for who in others}), source=BOB)
+    assert bench.settlement().later
+    again = restarted(bench)
+    again.wait(300_000)
+    assert states(again.effects) == [], "it is not open here"
+
+
 def test_a_restarted_volunteer_never_commits_anew_to_another_digest() -> None:
     bench, job, _ = committed()
     again = restarted(bench)

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 from cluster import Cluster
-from core_bench import Bench, entries, executed_units, only, working
+from core_bench import (
+    Bench,
+    commits,
+    entries,
+    execute,
+    executed_units,
+    only,
+    reveals,
+    working,
+)
 from core_samples import (
     ALICE,
     BOB,
@@ -20,12 +29,11 @@ from core_samples import (
     OWNER,
     PAULA,
     SAMPLE,
-    frame,
+    Poll,
     peer,
     received,
     record,
     requirement,
-    vote,
 )
 
 from p2pfleet.core import effects as ef
@@ -166,7 +174,7 @@ def test_a_node_tells_its_capability_and_counts_only_those_who_run_strangers_wor
         told = record(who, capability=Capability(grade, b"", "1.32.0"))  # type: ignore[arg-type]
         bench.tell(ev.PeerConnected(who))
         bench.tell(ev.HelloReceived(who, told))
-    assert bench.node.membership.volunteers() == sorted((BOB, CAROL))
+    assert bench.node.membership.volunteers() == tuple(sorted((BOB, CAROL)))
 
 
 # ---- requirements ----------------------------------------------------------------------------
@@ -195,13 +203,42 @@ def test_a_requirement_above_the_own_version_ends_the_work_and_a_lower_one_bring
     assert ms.Claim(tuple(sorted(executed_units(told)))) in entries(bench.wait(60))
 
 
-def test_what_was_voted_for_is_said_before_a_job_is_left_and_not_said_again_afterwards() -> None:
+def test_what_was_committed_to_is_said_before_a_job_is_left_and_not_run_again_afterwards() -> None:
     bench, job = working(consent=OWNED, units=2)
-    bench.tell(ev.UnitExecuted(job.job, 0, GOOD, OUTPUT_BYTES, 100))
+    execute(bench, job, 0)
     told = bench.tell(received(BOB, requirement("99.0", 1).sealed))
-    assert vote(0, GOOD) in entries(told)
+    assert commits(told) == [(0, 0)]
+    assert reveals([*told, *bench.wait(60_000)]) == [], "nobody could join it any more"
     bench.tell(received(BOB, requirement("1.0", 2).sealed))
-    assert executed_units(bench.tell(ev.JobOpened(job.job))) == [1]
+    told = bench.tell(ev.JobOpened(job.job))
+    assert executed_units(told) == [1]
+    assert reveals([*told, *bench.wait(60)]) == [(0, 0, GOOD)]
+
+
+def test_what_can_be_revealed_is_revealed_before_a_job_is_left() -> None:
+    bench, job = working(consent=OWNED, units=2)
+    execute(bench, job, 0)
+    bench.wait(60)
+    told = bench.tell(received(BOB, requirement("99.0", 1).sealed))
+    assert reveals(told) == [(0, 0, GOOD)]
+    bench.tell(received(BOB, requirement("1.0", 2).sealed))
+    told = [*bench.tell(ev.JobOpened(job.job)), *bench.wait(60_000)]
+    assert executed_units(told) == [1]
+    assert commits(told) == reveals(told) == []
+
+
+def test_an_answer_whose_commitment_was_being_made_when_a_job_was_left_waits_for_its_return() -> (
+    None
+):
+    bench, job = working(consent=OWNED, units=2)
+    bench.prompt = False
+    (make,) = only(ef.MakeCommitments, execute(bench, job, 0))
+    bench.tell(received(BOB, requirement("99.0", 1).sealed))
+    assert entries(bench.tell(bench.committed(make)) + bench.wait(60_000)) == []
+    bench.prompt = True
+    bench.tell(received(BOB, requirement("1.0", 2).sealed))
+    told = [*bench.tell(ev.JobOpened(job.job)), *bench.wait(60)]
+    assert (executed_units(told), commits(told)) == ([1], [(0, 0)])
 
 
 def test_a_job_that_comes_while_the_version_is_too_low_is_taken_on_later() -> None:
@@ -228,8 +265,7 @@ def test_a_requirement_does_not_concern_a_publishers_own_job() -> None:
     bench.meet(ALICE, BOB)
     job = bench.publish(units=1)
     assert only(ef.ShutJob, bench.tell(received(ALICE, requirement("99.0").sealed))) == []
-    for author in (ALICE, BOB):
-        told = bench.tell(received(author, frame(author, vote(0, GOOD), job=job).sealed))
+    told = bench.hear(*Poll(job).closed({who: {0: GOOD} for who in (ALICE, BOB)}))
     assert len(only(ef.Fetch, told)) == 1
 
 

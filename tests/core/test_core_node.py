@@ -1,4 +1,4 @@
-"""One node as a whole: whatever it is in the midst of, it can be written down and go on elsewhere."""
+"""One node as a whole: in the midst of anything it can be written down, and goes on elsewhere."""
 
 from __future__ import annotations
 

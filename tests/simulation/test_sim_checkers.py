@@ -34,7 +34,7 @@ def test_a_judgement_that_never_reached_the_disk_is_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def forget(self: Behaviour, effects: list[ef.Effect]) -> list[ef.Effect]:
-        return [effect for effect in effects if not isinstance(effect, ef.SaveJudgements)]
+        return [effect for effect in effects if not isinstance(effect, ef.SaveMoves)]
 
     monkeypatch.setattr(Behaviour, "decide", forget)
     assert "durability" in found(simulate(world(), 1))
@@ -50,19 +50,23 @@ def test_a_frame_that_leaves_before_it_is_on_disk_is_seen(monkeypatch: pytest.Mo
 
 
 def test_a_count_that_is_no_sum_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Settlement._voted
+    honest = Settlement._revealed
 
-    def miscount(self: Settlement, *what: Any) -> bool:
+    def miscount(self: Settlement, *what: Any) -> None:
         self.votes += 1
-        return honest(self, *what)
+        honest(self, *what)
 
-    monkeypatch.setattr(Settlement, "_voted", miscount)
+    monkeypatch.setattr(Settlement, "_revealed", miscount)
     assert "invariants" in found(simulate(world(), 1))
 
 
 @pytest.mark.parametrize(
-    "kind", ["liar", "equivocator", "free-rider", "withholder", "spammer", "leaver"]
-)
+    "kind",
+    [
+        "liar", "equivocator", "free-rider", "withholder", "hoarder", "secretive", "copier",
+        "on-off", "sybil", "spammer", "leaver",
+    ],
+)  # fmt: skip
 def test_one_adversary_among_five_honest_machines_does_no_harm(kind: str) -> None:
     outcome = simulate(world(machines=with_adversary(kind, after_ms=2_000)), 4)
     assert outcome.violations == ()

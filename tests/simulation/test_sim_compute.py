@@ -68,6 +68,7 @@ class Machine:
         )
         self.disk, self.life = Disk(), 1
         self.near: dict[PeerId, Disk] = {}
+        self.junk: bytes | None = None
         self.closed: set[PeerId] = set()
         self.told: list[ev.Event] = []
         self.told_at: list[int] = []
@@ -86,6 +87,9 @@ class Machine:
 
     def answer(self, job: JobId, unit: int) -> Answer | None:
         return right_digest(job, unit, "a", 0.0), True
+
+    def committed_bytes(self, digest: Digest) -> bytes | None:
+        return self.junk
 
     def right_digests(self, job: JobId, unit: int) -> Collection[Digest]:
         return right_digests(job, unit, ("a", "b", "c"), ALL_DIVERGE)
@@ -146,6 +150,16 @@ def test_a_machine_commits_only_to_outputs_that_it_has() -> None:
     assert isinstance(nothing, ev.CommitmentsMade)
     assert (nothing.items, nothing.commitments) == ((), ())
     assert also_lost == lost
+
+
+def test_who_copies_a_digest_commits_to_something_else() -> None:
+    machine = Machine()
+    machine.junk = b"junk"
+    (made,) = machine.after(ef.MakeCommitments(machine.job, (item(1, TWO),)))
+    assert isinstance(made, ev.CommitmentsMade)
+    assert made.items == (item(1, TWO),)
+    right = commitment(NETWORK, machine.job, 1, 0, ME, made.seed, output_of(TWO))
+    assert made.commitments[0] != right
 
 
 def test_the_same_seed_of_the_world_draws_the_same_seeds() -> None:

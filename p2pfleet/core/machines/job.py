@@ -137,7 +137,11 @@ class Job(msgspec.Struct):
         )
 
     def holds_back(self, peer: PeerId, digest: Digest) -> bool:
-        """Whether an output of this job must not be given to ``peer`` yet."""
+        """Whether an output of this job must not be given to ``peer`` yet.
+
+        To have committed is not enough: who commits to anything at all would get the bytes to
+        commit to in the next attempt. Who has revealed an answer has no second one.
+        """
         if self.publisher is not None:
             return digest in self.publisher.judge.here or digest in self.publisher.wanted
         volunteer = self.volunteer or self.retired
@@ -145,7 +149,7 @@ class Job(msgspec.Struct):
         if numbers is None or peer == self.manifest.publisher:
             return False
         units = [self.settlement.unit(number) for number in numbers]
-        return not any(unit.final or peer in unit.commits for unit in units)
+        return not any(unit.final or peer in unit.votes for unit in units)
 
     def volunteers(self) -> int:
         """How many others take part, the publisher not counted."""
@@ -239,5 +243,6 @@ class Job(msgspec.Struct):
             times.append(self.volunteer.deadline(paused))
         if self.publisher is not None:
             times.append(self.publisher.deadline())
-        times.extend(self.settlement.later.values())
+        if self.joined:
+            times.extend(self.settlement.later.values())
         return min((at for at in times if at is not None), default=None)

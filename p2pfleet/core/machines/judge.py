@@ -295,7 +295,7 @@ class Judge(msgspec.Struct):
         An answer that nobody could fetch is held against its author only where somebody of the
         same numeric class, who must have got equal bytes, got another one.
         """
-        answers = {peer: votes[-1].digest for peer, votes in sorted(unit.votes.items())}
+        answers = {peer: votes[0].digest for peer, votes in sorted(unit.votes.items())}
         classes = {
             numeric_class(peer)
             for peer, digest in answers.items()

@@ -56,6 +56,7 @@ from p2pfleet.core.model.ids import (
 )
 from p2pfleet.core.model.job import Confidence
 from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.rules.admission import (
     CLOCK_SKEW_MS,
     judge_closure,
@@ -84,6 +85,7 @@ ANNOUNCE_MS = 150_000  # gossip swallows the same bytes for two minutes
 RECORD_LIFE_MS = 3600 * 1000
 SNAPSHOT_EVERY_MS = 2_000
 PROOFS_KEPT = 256
+PROOFS_MAX = 65_536
 PROOFS_TOLD = 8
 RETELL_ONE_IN = 4
 
@@ -627,6 +629,9 @@ class Node(msgspec.Struct):
         if volunteer is None:
             return []
         if not volunteer.open:
+            # What it had committed to before a restart it owes all the same.
+            counting = counts(job, self.standing)
+            job.write(volunteer.reveal(job.settlement, now, counting), now)
             if self.paused or (volunteer.open_at or 0) > now:
                 return []
             return volunteer.start_opening(job.settlement, sources)
@@ -770,6 +775,10 @@ class Node(msgspec.Struct):
         """Two frames that prove a fault cost their author everything, here and elsewhere."""
         first, second = event.first, event.second
         own = event.source == self.me
+        if not own and not fits(self.membership.terms, first.author):
+            return [Report(event.source, Reject("the author's key does not fit the network"))]
+        if len(self.standing.proved) >= PROOFS_MAX:
+            return []
         if first.frame.network != self.network or not fault(first, second):
             return [] if own else [Report(event.source, Reject("the proof proves nothing"))]
         if not self._proved(first, second):

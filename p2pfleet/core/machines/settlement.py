@@ -228,6 +228,7 @@ class Settlement(msgspec.Struct):
             if number < self.manifest.units:
                 unit = self.unit(number)
                 unit.asked = unit.replicas + 1
+                self.touched[number] = True
 
     def ballots(self, number: int, now: Millis, counts: Counts) -> list[rule.Ballot]:
         """Every vote on the unit that counts now."""
@@ -238,7 +239,10 @@ class Settlement(msgspec.Struct):
             if not counts(peer):
                 continue
             checks = self.weights.get(peer, 0)
+            answer = unit.votes[peer][0].digest
             for vote in unit.votes[peer]:
+                if vote.digest != answer:
+                    continue  # who learnt the right one later does not get another voice
                 key = (peer, vote.attempt)
                 if not all_counted and (key in unit.withdrawn or unit.opened.get(key) is False):
                     continue

@@ -51,7 +51,7 @@ class Endorsement(msgspec.Struct, frozen=True, array_like=True):
     digest: Digest
     own: VoteRef
     ref: VoteRef
-    place: Place
+    place: Place = Place(0, 0)
 
 
 class Unit(msgspec.Struct):
@@ -125,6 +125,6 @@ class Unit(msgspec.Struct):
         return sorted(
             (peer, vote.length)
             for peer, votes in self.votes.items()
-            for vote in votes[-1:]
+            for vote in votes[:1]
             if vote.digest == digest
         )

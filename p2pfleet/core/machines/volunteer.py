@@ -197,7 +197,7 @@ class Volunteer(msgspec.Struct):
         ``alone`` says that the publisher is away, so that volunteers have to audit each other.
         """
         entries, effects = self._give_up(settlement, now, counts)
-        entries.extend(self._reveal(settlement, now, counts))
+        entries.extend(self.reveal(settlement, now, counts))
         settlement.stirred.clear()
         settlement.stirred_all = False
         effects.extend(self._commit(settlement))
@@ -337,7 +337,7 @@ class Volunteer(msgspec.Struct):
         written = [batch for batch in self.batches if batch.frame is not None]
         for batch in written:
             batch.reveal_by = Millis(0)
-        return self._reveal(settlement, Millis(0), lambda peer: True)
+        return self.reveal(settlement, Millis(0), lambda peer: True)
 
     # ---- commit and reveal -------------------------------------------------------------------
 
@@ -391,7 +391,8 @@ class Volunteer(msgspec.Struct):
             elif isinstance(entry, Reveal):
                 self.batches = [b for b in self.batches if b.own.seed != entry.seed]
 
-    def _reveal(self, settlement: Settlement, now: Millis, counts: Counts) -> list[Entry]:
+    def reveal(self, settlement: Settlement, now: Millis, counts: Counts) -> list[Entry]:
+        """Reveal what enough others have committed to, or what waited long enough for them."""
         entries: list[Entry] = []
         for batch in self.batches:
             if batch.frame is None or batch.revealed:
@@ -464,7 +465,8 @@ class Volunteer(msgspec.Struct):
                         by_digest.setdefault(vote.digest, []).append(
                             OpenedCommitment(number, vote.attempt, peer, vote.seed, vote.commitment)
                         )
-            if unit.state not in ("open", "contested"):
+            # What is certified here need not be for the publisher, who counts fewer peers.
+            if unit.state not in ("open", "contested") and unit.asked <= unit.replicas:
                 continue
             mine = unit.last_vote(self.me)
             if mine is None:
@@ -614,7 +616,7 @@ class Volunteer(msgspec.Struct):
 
     def deadline(self, paused: bool) -> Millis | None:
         """When this side wants to be ticked next."""
-        times = list(self.compare_at.values())
+        times = list(self.compare_at.values()) if self.open else []
         if paused:
             times += [held.until for held in self.held.values()]
         else:
