@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol, assert_never
+from typing import Protocol, assert_never, get_args
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
@@ -30,6 +30,7 @@ from p2pfleet.sim.scenario import MachineKind
 from p2pfleet.sim.signatures import delivered, heard, peer_of, signed, unseal
 from p2pfleet.sim.trace import Trace
 
+WRITES = get_args(ef.Write)
 EVENTS_MAX = 256
 INBOX_MAX = 4096
 
@@ -216,8 +217,13 @@ class Machine:
             for _ in range(min(len(inbox), EVENTS_MAX)):
                 self._step(inbox.popleft(), effects)
             effects = self.behaviour.decide(effects)
-            writes = [effect for effect in effects if isinstance(effect, ef.Write)]
-            acts = [effect for effect in effects if not isinstance(effect, ef.Write)]
+            writes: list[ef.Write] = []
+            acts: list[ef.Act] = []
+            for effect in effects:
+                if isinstance(effect, WRITES):
+                    writes.append(effect)  # type: ignore[arg-type]
+                else:
+                    acts.append(effect)  # type: ignore[arg-type]
             if writes:
                 self.disk.write(writes)
                 if self.dies_at_write:

@@ -74,7 +74,9 @@ class FakeNode:
             "submit": lambda _: {"job": JOB},
             "results": lambda _: {},
             "reputation": lambda _: [
-                {"peer": OTHER, "agreed": 5, "contradicted": 1, "score": 0.8, "vote": True}
+                {"peer": OTHER, "agreed": 5, "contradicted": 1, "score": 0.8, "vote": True,
+                 "checks": {"any": 3}, "fault": None, "events": [
+                     {"job": "ab" * 32, "unit": 7, "event": "audited", "meaning": "it was right"}]}
             ],
         }  # fmt: skip
 

@@ -44,7 +44,7 @@ def test_the_commands_are_those_that_scripts_rely_on() -> None:
         "doctor", "status", "pause", "resume", "submit", "job list", "job show", "job watch",
         "job results", "job cancel", "unit run", "verify", "peers", "reputation", "credit",
         "testnet up",
-        "testnet status", "testnet down", "testnet node", "demo", "sim",
+        "testnet run", "testnet status", "testnet down", "testnet node", "demo", "sim",
     }  # fmt: skip
 
 

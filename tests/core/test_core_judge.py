@@ -399,6 +399,16 @@ def test_a_unit_is_settled_only_after_three_checks_that_each_of_its_voters_passe
     assert bench.state(0) == "settled"
 
 
+def test_who_agrees_once_a_unit_is_certified_holds_its_settling_up_no_longer() -> None:
+    ringers = {unit: digest(f"ringer {unit}") for unit in range(1, 4)}
+    bench, _, poll = with_ringers(ringers)
+    attend(bench, bench.hear(*poll.closed({who: {0: GOOD} for who in (ALICE, BOB)})))
+    attend(bench, bench.hear(*poll.closed({CAROL: {0: GOOD}}, attempt=1)))
+    for unit, answer in ringers.items():
+        attend(bench, bench.hear(*poll.closed({who: {unit: answer} for who in (ALICE, BOB)})))
+    assert bench.state(0) == "settled"
+
+
 def test_checks_that_were_passed_before_a_vote_do_not_settle_it() -> None:
     ringers = {unit: digest(f"ringer {unit}") for unit in range(1, 5)}
     bench, _, poll = with_ringers(ringers)

@@ -303,6 +303,8 @@ class Judge(msgspec.Struct):
         } - {b""}
         found = []
         for peer, digest in answers.items():
+            if any(unit.opened.get((peer, vote.attempt)) is False for vote in unit.votes[peer]):
+                continue  # caught already: it had not committed to these bytes
             verdict = trial.verdict(digest)
             if verdict == "unavailable" and numeric_class(peer) in classes:
                 verdict = "different"

@@ -159,6 +159,8 @@ class Node(msgspec.Struct):
         return effects
 
     def _route(self, event: Event, now: Millis) -> list[Effect]:
+        if isinstance(event, ev.FrameReceived):  # the commonest by far
+            return self._frame(event.source, event.frame, now)
         match event:
             case ev.Started():
                 self.incarnation = event.incarnation
@@ -232,8 +234,6 @@ class Node(msgspec.Struct):
                 return self._manifest(event.source, event.manifest, now)
             case ev.ClosureReceived():
                 return self._closure(event, now)
-            case ev.FrameReceived():
-                return self._frame(event.source, event.frame, now)
             case ev.CancelRequested(job=job_id):
                 job = self.jobs.get(job_id)
                 if job is None or job.publisher is None:

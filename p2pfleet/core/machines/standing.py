@@ -75,11 +75,23 @@ class Standing(msgspec.Struct):
                 mine[row.unit] = row.kind
             else:
                 mine.pop(row.unit, None)
-            if fresh:
+            if fresh and not self._moved_later(job, row.peer):
                 key = (name, row.peer)
                 self.current[key] = moved(self.current.get(key, Record()), row.kind)
             else:
                 self._refold(name, row.peer)
+
+    def _moved_later(self, job: JobId, peer: PeerId) -> bool:
+        """Whether a job that was opened later has moved the peer's record, too.
+
+        Order matters, and after a restart only that of the jobs is known.
+        """
+        for other in reversed(self.moves):
+            if other == job:
+                break
+            if self.moves[other].get(peer) and self.classes[other] == self.classes[job]:
+                return True
+        return False
 
     def _refold(self, name: str, peer: PeerId) -> None:
         record = self.totals.get((name, peer), Record())

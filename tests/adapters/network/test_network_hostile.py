@@ -290,7 +290,7 @@ async def test_a_message_that_is_too_long_ends_the_stream_and_counts_as_a_reject
         assert {one.peer for one in victim.peers()} == {honest.peer}
         assert len(victim._swarm.connections) == 1
         await check_lives(victim, honest)
-    assert any("at most 65536 are allowed" in line for line in caplog.messages)
+    assert any("at most 69632 are allowed" in line for line in caplog.messages)
 
 
 YAMUX = [
