@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol, assert_never, get_args
+from typing import Protocol, TypeGuard, assert_never, get_args
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
@@ -30,7 +30,6 @@ from p2pfleet.sim.scenario import MachineKind
 from p2pfleet.sim.signatures import delivered, heard, peer_of, signed, unseal
 from p2pfleet.sim.trace import Trace
 
-WRITES = get_args(ef.Write)
 EVENTS_MAX = 256
 INBOX_MAX = 4096
 
@@ -217,13 +216,8 @@ class Machine:
             for _ in range(min(len(inbox), EVENTS_MAX)):
                 self._step(inbox.popleft(), effects)
             effects = self.behaviour.decide(effects)
-            writes: list[ef.Write] = []
-            acts: list[ef.Act] = []
-            for effect in effects:
-                if isinstance(effect, WRITES):
-                    writes.append(effect)  # type: ignore[arg-type]
-                else:
-                    acts.append(effect)  # type: ignore[arg-type]
+            writes = [effect for effect in effects if _is_write(effect)]
+            acts = [effect for effect in effects if _is_act(effect)]
             if writes:
                 self.disk.write(writes)
                 if self.dies_at_write:
@@ -388,3 +382,14 @@ class Machine:
         if not self.honest:
             return self.behaviour.gives(output)
         return self.node.may_fetch(peer, cid_from_sha256(output))
+
+
+_WRITES = frozenset(get_args(ef.Write))
+
+
+def _is_write(effect: ef.Effect) -> TypeGuard[ef.Write]:
+    return type(effect) in _WRITES
+
+
+def _is_act(effect: ef.Effect) -> TypeGuard[ef.Act]:
+    return type(effect) not in _WRITES

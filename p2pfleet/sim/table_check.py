@@ -160,9 +160,9 @@ def lines(made: CrossCheck) -> list[str]:
     """The comparison for people."""
     text = [
         f"The table's model beside the full simulator, seed {made.seed}",
-        f"{PEERS} peers with a history of {HISTORY} units each, publisher online; {MODEL_JOBS} "
-        f"jobs in the model, {made.seeds} in the full simulator, of {made.units} units each; faulty "
-        "peers collude and lie on the share s.",
+        f"{PEERS} peers with a history of {HISTORY} units each, publisher online; jobs of "
+        f"{made.units} units, {MODEL_JOBS} in the model and {made.seeds} in the full simulator; "
+        "faulty peers collude and lie on the share s.",
         "cost = executions a unit, audits and ringers counted; in brackets the 95 % interval.",
         "",
         "   f  theta    s   model: settled error  cost   full: settled error [95 %]         cost "

@@ -168,6 +168,7 @@ class Cluster:
                     raise Killed
             self._carry_out(machine, effect)
         node = machine.node  # with snapshots it was replaced while effects were carried out
+        assert node is not None
         deadline = node.deadline() if node.restored else None
         if deadline is not None:
             assert not isinstance(event, ev.Tick) or deadline > now, "it spins"
@@ -217,10 +218,10 @@ class Cluster:
                 self._later(machine, self.random.randrange(1, 10), read)
             case ef.Prove(job=job):
                 for sealed in list(machine.disk.frames.get(job, {}).values()):
-                    saved = unseal(sealed)
-                    key = (saved.frame.author, saved.frame.incarnation, saved.frame.sequence)
-                    if key == (effect.author, effect.incarnation, effect.sequence):
-                        proof = ev.ProofReceived(machine.me, saved, unseal(effect.other))
+                    first = unseal(sealed)
+                    number = (first.author, first.frame.incarnation, first.frame.sequence)
+                    if number == (effect.author, effect.incarnation, effect.sequence):
+                        proof = ev.ProofReceived(machine.me, first, unseal(effect.other))
                         self._happen(machine, proof)
             case ef.Execute(job=job, unit=unit):
                 if (job, unit) not in machine.running and (job, unit) not in machine.queue:

@@ -1,4 +1,4 @@
-"""Who may have an output: who ran the unit itself, and the publisher, until the unit is final."""
+"""Who may have an output: who answered the unit itself, and its publisher, until it is final."""
 
 from __future__ import annotations
 
@@ -36,15 +36,20 @@ def may(bench: Bench, answer: Digest = GOOD) -> set[bytes]:
     return {who for who in everybody if bench.node.may_fetch(who, cid_from_sha256(answer))}
 
 
-def test_an_output_is_given_to_the_publisher_and_to_those_who_committed_to_the_unit() -> None:
-    bench, job = working(units=2)
+def test_an_output_is_given_to_the_publisher_and_to_those_who_revealed_an_answer_of_their_own() -> (
+    None
+):
+    bench, job = working(units=2, quorum=3)
     poll = Poll(job.job)
     execute(bench, job, 0)
     assert may(bench) == {PAULA}
-    bench.hear(poll[BOB].commits({0: BAD}), poll[CAROL].commits({1: GOOD}))
-    assert may(bench) == {PAULA, BOB}, "whatever they committed to"
+    bobs, carols = poll[BOB].commits({0: BAD}), poll[CAROL].commits({1: GOOD})
+    bench.hear(bobs, carols, poll[CAROL].reveals(carols))
+    assert may(bench) == {PAULA}, "to have committed to anything at all is not enough"
+    bench.hear(poll[BOB].reveals(bobs))
+    assert may(bench) == {PAULA, BOB}, "whatever it is"
     bench.wait(WINDOW_MS + 120)
-    assert may(bench) == {PAULA, BOB}, "that it is revealed changes nothing"
+    assert may(bench) == {PAULA, BOB}, "that ours is revealed changes nothing"
 
 
 def test_when_a_unit_is_certified_its_output_is_still_held_back() -> None:
@@ -99,7 +104,7 @@ def test_a_node_that_has_not_read_its_store_yet_gives_nothing() -> None:
 def test_a_volunteer_that_leaves_a_job_goes_on_holding_its_outputs_back() -> None:
     bench, job = working(units=2, consent=Consent(CAPABILITY, owner=OWNER))
     execute(bench, job, 0)
-    bench.hear(Poll(job.job)[BOB].commits({0: GOOD}))
+    bench.hear(*Poll(job.job).closed({BOB: {0: GOOD}}))
     bench.tell(received(BOB, requirement("99.0", 1).sealed))
     assert bench.node.jobs[job.job].volunteer is None
     assert may(bench) == {PAULA, BOB}

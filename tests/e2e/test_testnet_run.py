@@ -22,14 +22,14 @@ pytestmark = pytest.mark.e2e
 
 DIGITS = resource_path("testnet", "jobs", "digits")
 SMALL = f"""
-nodes = 5
-liars = 3
+nodes = 3
+liars = 2
 
 [job]
 model = "{DIGITS / "digits.onnx"}"
 inputs = ["{DIGITS / "digits.npz"}"]
 split = "0:200"
-quorum = 2
+quorum = 1
 
 [expect]
 within_s = 120
@@ -89,7 +89,7 @@ def test_a_third_that_lies_and_agrees_settles_nothing_wrong_and_ends_below_every
     assert kept == {"network", "publisher", "results-0"}
 
 
-def test_a_majority_of_liars_settles_wrong_answers_and_the_run_says_so(nothing_left: Path) -> None:
+def test_where_single_votes_of_liars_count_the_run_says_what_went_wrong(nothing_left: Path) -> None:
     scenario = nothing_left / "most-lie.toml"
     scenario.write_text(SMALL)
     done = p2pfleet("testnet", "run", scenario, "--dir", nothing_left / "net", timeout_s=300)
@@ -110,8 +110,8 @@ def test_an_interrupted_run_leaves_no_process(nothing_left: Path) -> None:
         text=True,
     )
     try:
-        # Its own process, and those of at least three nodes.
-        wait_until("nodes are started", lambda: len(_processes(net)) > 3)
+        # Its own process, and those of at least two nodes.
+        wait_until("nodes are started", lambda: len(_processes(net)) > 2)
         process.send_signal(signal.SIGTERM)
         begin = time.monotonic()
         _, err = process.communicate(timeout=60)
