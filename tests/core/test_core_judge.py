@@ -1,12 +1,9 @@
-"""The publisher judges its own job: audits, ringers, who is believed, and when a unit is final."""
+"""The publisher judges its own job: audits, ringers, who is believed, and who is not."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 from core_bench import (
     Bench,
     arrive,
@@ -15,8 +12,17 @@ from core_bench import (
     moves,
     only,
     publishing,
-    restarted,
     states,
+)
+from core_court import (
+    ALL,
+    SECRET,
+    Verdict,
+    attend,
+    court,
+    different,
+    kinds,
+    with_ringers,
 )
 from core_samples import (
     ALICE,
@@ -28,7 +34,6 @@ from core_samples import (
     GOOD,
     MALLORY,
     OUTPUT_BYTES,
-    PAULA,
     UGLY,
     Poll,
     digest,
@@ -38,82 +43,13 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.effects import Move
-from p2pfleet.core.machines.judge import PASSES, STALLED_MS
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.comparison import Tolerance
-from p2pfleet.core.model.ids import Digest, JobId, PeerId
-from p2pfleet.core.model.job import Confidence, Trust
+from p2pfleet.core.model.job import Trust
 from p2pfleet.core.model.record import MILLI, Record
-from p2pfleet.core.rules.admission import ringers_hash
 from p2pfleet.core.rules.certificate import check_certificate
 from p2pfleet.core.rules.reputation import served
 from p2pfleet.core.wire import messages as ms
-
-TWO_NEWCOMERS = Confidence(error_ppb=100_000_000, faulty_ppm=100_000, replicas_max=8)
-ALL = Trust(audit_ppm=1_000_000)
-SECRET = bytes(range(32))
-ASKED = (ef.OpenJob, ef.Execute, ef.Fetch, ef.Compare)
-
-Right = Callable[[int], Digest]
-Verdict = Callable[[Digest, Digest], str]
-
-
-def good(unit: int) -> Digest:
-    return GOOD
-
-
-def different(candidate: Digest, own: Digest) -> str:
-    return "different"
-
-
-def attend(
-    bench: Bench, told: list[Any], right: Right = good, verdict: Verdict = different
-) -> list[Any]:
-    """Answer whatever the publisher asks of its machine, until it asks for nothing more."""
-    found = list(told)
-    waiting = deque(told)
-    while True:
-        if not waiting:
-            waiting.extend(bench.wait(60))  # what it wrote is signed
-            found += waiting
-            if not any(isinstance(each, ASKED) for each in waiting):
-                return found
-        event: ev.Event
-        match waiting.popleft():
-            case ef.OpenJob(job=job):
-                event = ev.JobOpened(job)
-            case ef.Execute(job=job, unit=unit):
-                event = ev.UnitExecuted(job, unit, right(unit), OUTPUT_BYTES, 100)
-            case ef.Fetch(job=job, ref=ref):
-                event = ev.BlobArrived(job, ref)
-            case ef.Compare(job=job, unit=unit, candidate=ref, own=own):
-                candidate = Digest(ref.sha256)
-                event = ev.Compared(job, unit, candidate, own, verdict(candidate, own))
-            case _:
-                continue
-        more = bench.tell(event)
-        found += more
-        waiting.extend(more)
-
-
-def court(stop: Confidence | None = TWO_NEWCOMERS, **how: Any) -> tuple[Bench, JobId, Poll]:
-    """A publisher of a job that asks for two newcomers' votes a unit."""
-    return publishing(votes=(), stop=stop, **how)
-
-
-def with_ringers(known: dict[int, Digest], **how: Any) -> tuple[Bench, JobId, Poll]:
-    """The same, with units whose answers it knows."""
-    ringers = tuple(ms.Ringer(unit, known[unit]) for unit in sorted(known))
-    hidden = Digest(ringers_hash(ms.OpenRingers(SECRET, ringers)))
-    bench, job, poll = court(trust=Trust(ringers=hidden), **how)
-    bench.tell(ev.RingersKnown(job, SECRET, ringers))
-    return bench, job, poll
-
-
-def kinds(effects: list[Any]) -> dict[tuple[int, PeerId], str]:
-    """What the last move of each (unit, peer) says."""
-    return {(move.unit, move.peer): move.kind for move in moves(effects)}
 
 
 def valid(bench: Bench, number: int) -> bool:
@@ -377,137 +313,3 @@ def test_where_processors_differ_by_little_no_record_moves_and_nothing_is_poison
     told = poison(bench, poll, range(8), verdict=lambda one, two: "near")
     assert only(ef.VoidMoves, told) == []
     assert set(kinds(told).values()) == {"matched"}
-
-
-# ---- settled ---------------------------------------------------------------------------------
-
-
-def test_a_unit_is_settled_only_after_three_checks_that_each_of_its_voters_passed_since() -> None:
-    ringers = {unit: digest(f"ringer {unit}") for unit in range(1, 8)}
-    bench, _, poll = with_ringers(ringers)
-    attend(bench, bench.hear(*poll.closed({who: {0: GOOD} for who in (ALICE, BOB)})))
-    assert bench.state(0) == "certified"
-    alone = dict.fromkeys(range(1, 1 + PASSES), (ALICE, CAROL))
-    for unit, pair in alone.items():
-        attend(bench, bench.hear(*poll.closed({who: {unit: ringers[unit]} for who in pair})))
-    assert bench.state(0) == "certified", "Bob has passed none"
-    for unit in range(4, 4 + PASSES):
-        assert bench.state(0) == "certified"
-        attend(
-            bench, bench.hear(*poll.closed({who: {unit: ringers[unit]} for who in (BOB, CAROL)}))
-        )
-    assert bench.state(0) == "settled"
-
-
-def test_who_agrees_once_a_unit_is_certified_holds_its_settling_up_no_longer() -> None:
-    ringers = {unit: digest(f"ringer {unit}") for unit in range(1, 4)}
-    bench, _, poll = with_ringers(ringers)
-    attend(bench, bench.hear(*poll.closed({who: {0: GOOD} for who in (ALICE, BOB)})))
-    attend(bench, bench.hear(*poll.closed({CAROL: {0: GOOD}}, attempt=1)))
-    for unit, answer in ringers.items():
-        attend(bench, bench.hear(*poll.closed({who: {unit: answer} for who in (ALICE, BOB)})))
-    assert bench.state(0) == "settled"
-
-
-def test_checks_that_were_passed_before_a_vote_do_not_settle_it() -> None:
-    ringers = {unit: digest(f"ringer {unit}") for unit in range(1, 5)}
-    bench, _, poll = with_ringers(ringers)
-    for unit, answer in ringers.items():
-        attend(bench, bench.hear(*poll.closed({who: {unit: answer} for who in (ALICE, BOB)})))
-    attend(bench, bench.hear(*poll.closed({who: {0: GOOD} for who in (ALICE, BOB)})))
-    assert bench.state(0) == "certified"
-
-
-def test_the_sweep_at_the_end_settles_everything() -> None:
-    bench, job, poll = court(units=12)
-    answers = {unit: digest(f"answer {unit}") for unit in range(12)}
-    told = bench.hear(*poll.closed({ALICE: answers, BOB: answers}))
-    told = attend(bench, told, right=lambda unit: answers[unit])
-    told += bench.wait(60)
-    assert bench.node.ended[job].counts == {"settled": 12}
-    runs = [effect.unit for effect in only(ef.Execute, told)]
-    assert len(runs) == len(set(runs))
-    assert PASSES <= len(runs) < 12, "some checks of a voter stand for all of its units"
-
-
-def test_the_sweep_finds_a_wrong_answer_that_was_certified_last() -> None:
-    bench, job, poll = court(units=2)
-    told = bench.hear(*poll.closed({ALICE: {0: GOOD}, BOB: {0: GOOD}}))
-    told += attend(bench, told)
-    told = attend(bench, bench.hear(*poll.closed({MALLORY: {1: BAD}, CAROL: {1: BAD}})))
-    told += bench.wait(60)
-    assert bench.node.ended[job].counts == {"settled": 2}
-    assert ms.Audit(1, GOOD) in entries(told)
-    assert kinds(told)[1, MALLORY] == "failed audit"
-
-
-def test_a_publisher_that_cannot_run_its_own_units_settles_them_by_another_vote() -> None:
-    bench, job, poll = court(units=1)
-    bench.hear(*poll.closed({ALICE: {0: GOOD}}))
-    bench.hear(*poll.closed({BOB: {0: GOOD}}, attempt=1))
-    arrive(bench, job)
-    (opening,) = only(ef.OpenJob, bench.effects)
-    assert opening.sources == (PAULA,)
-    told = bench.tell(ev.JobUnavailable(job, "no sandbox here", final=False))
-    assert (0, "settled") in states(told)
-    assert bench.node.ended[job].state == "completed"
-
-
-def test_a_unit_whose_replicas_are_used_up_is_executed_by_its_publisher() -> None:
-    stop = Confidence(error_ppb=100_000_000, faulty_ppm=100_000, replicas_max=2)
-    bench, _, poll = court(stop=stop)
-    told = attend(bench, bench.hear(*poll.closed({ALICE: {0: GOOD}, MALLORY: {0: BAD}})))
-    told += bench.wait(60)
-    assert ms.Audit(0, GOOD) in entries(told)
-    assert kinds(told) == {(0, ALICE): "audited", (0, MALLORY): "failed audit"}
-    assert bench.state(0) == "settled"
-
-
-def test_a_unit_that_waits_in_vain_for_a_second_answer_is_executed_by_its_publisher() -> None:
-    bench, _, poll = court()
-    told = bench.hear(*poll.closed({ALICE: {0: GOOD}}))
-    told += bench.wait(STALLED_MS // 2)
-    assert only(ef.OpenJob, told) == []
-    told = attend(bench, bench.wait(2 * STALLED_MS))
-    told += bench.wait(60)
-    assert ms.Audit(0, GOOD) in entries(told)
-    assert bench.state(0) == "settled"
-
-
-def test_a_job_does_not_end_while_a_check_is_under_way() -> None:
-    bench, job, poll = court(trust=ALL, units=1)
-    bench.hear(*poll.closed({ALICE: {0: GOOD}, BOB: {0: GOOD}}))
-    arrive(bench, job)
-    bench.tell(ev.JobOpened(job))
-    assert only(ef.CloseJob, bench.wait(60_000)) == []
-    told = attend(bench, [ef.Execute(job, 0, ())])
-    assert [effect.state for effect in only(ef.CloseJob, [*told, *bench.wait(60)])] == ["completed"]
-
-
-# ---- restarts --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("audited", [True, False])
-def test_a_publisher_that_comes_back_still_distrusts_whom_it_caught(audited: bool) -> None:
-    bench, _, poll = with_ringers({0: GOOD})
-    attend(bench, bench.hear(*poll.closed({who: {1: GOOD} for who in (ALICE, MALLORY)})))
-    if audited:
-        attend(bench, bench.hear(*poll.closed({BOB: {0: BAD}, MALLORY: {0: BAD}})))
-        bench.wait(60)
-    again = restarted(bench)
-    assert again.state(1) == ("open" if audited else "certified")
-    assert again.node.standing.current == bench.node.standing.current
-
-
-def test_an_audit_that_a_crash_cut_off_is_not_forgotten() -> None:
-    bench, job, poll = court(units=1)
-    bench.hear(*poll.closed({who: {0: BAD} for who in (ALICE, MALLORY)}))
-    arrive(bench, job)
-    assert only(ef.OpenJob, bench.effects) != []
-    again = restarted(bench)
-    again.meet(ALICE)
-    told = attend(again, list(again.effects))
-    told += again.wait(60)
-    assert again.node.ended[job].counts == {"settled": 1}
-    assert kinds(told) == {(0, ALICE): "failed audit", (0, MALLORY): "failed audit"}
-    assert Move(0, ALICE, "failed audit") in moves(told)

@@ -401,7 +401,7 @@ async def test_a_confident_job_says_all_that_it_asks_for(tmp_path: Path) -> None
 
 @guarded
 async def test_a_quorum_job_has_neither_ringers_nor_audits(tmp_path: Path) -> None:
-    draft = await prepared(tmp_path, models.matmul(16), {"x": ROWS}, crowd=0)
+    draft = await prepared(tmp_path, models.matmul(16), {"x": ROWS}, crowd=0, snapshot=bytes(32))
     trust = draft.manifest.trust
     assert (trust.ringers, trust.snapshot, trust.audit_ppm, trust.crowd) == (None, None, 0, 1)
     assert (draft.ringers, draft.ringers_secret) == ((), b"")

@@ -21,8 +21,9 @@ RECORDS_MAX = 4096
 class Membership(msgspec.Struct):
     """Connected peers (in order of connection), their records, and those seen earlier.
 
-    ``listed`` and ``listed_volunteers`` are the answers of :meth:`present` and :meth:`volunteers`
-    until somebody comes, goes or says something new of itself. ``subnets`` are where peers were
+    ``listed``, ``listed_after`` and ``listed_volunteers`` are the answers of :meth:`present`,
+    :meth:`present_after` and :meth:`volunteers`, until somebody comes, goes or says something new
+    of itself. ``subnets`` are where peers were
     connected from, if the network wants to know.
     """
 
@@ -32,6 +33,7 @@ class Membership(msgspec.Struct):
     records: dict[PeerId, PeerRecord] = {}
     subnets: dict[PeerId, str] = {}
     listed: tuple[PeerId, ...] | None = None
+    listed_after: dict[PeerId, tuple[PeerId, ...]] = {}
     listed_volunteers: tuple[PeerId, ...] | None = None
 
     def hello(self, peer: PeerId) -> list[Send]:
@@ -65,6 +67,7 @@ class Membership(msgspec.Struct):
 
     def _changed(self) -> None:
         self.listed = self.listed_volunteers = None
+        self.listed_after.clear()
 
     def greet(self, peer: PeerId, record: PeerRecord) -> bool:
         """Take a hello in; ``True`` if it is the first of this connection."""
@@ -94,6 +97,16 @@ class Membership(msgspec.Struct):
         if self.listed is None:
             self.listed = tuple(sorted(peer for peer, greeted in self.connected.items() if greeted))
         return self.listed
+
+    def present_after(self, first: PeerId) -> tuple[PeerId, ...]:
+        """Everybody who is here, sorted but for one peer that comes first, if it is here."""
+        if not self.here(first):
+            return self.present()
+        known = self.listed_after.get(first)
+        if known is None:
+            known = (first, *(peer for peer in self.present() if peer != first))
+            self.listed_after[first] = known
+        return known
 
     def volunteers(self) -> tuple[PeerId, ...]:
         """Everybody here who says that it runs strangers' units, sorted."""

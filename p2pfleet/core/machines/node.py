@@ -492,11 +492,7 @@ class Node(msgspec.Struct):
 
     def _sources(self, job: Job) -> tuple[PeerId, ...]:
         """Who may have the job's blobs: its publisher, then everybody else who takes part."""
-        here = self.membership.present()
-        publisher = job.manifest.publisher
-        if not self.membership.here(publisher):
-            return here
-        return (publisher, *(peer for peer in here if peer != publisher))
+        return self.membership.present_after(job.manifest.publisher)
 
     def _close(self, job: Job, completed: bool, now: Millis) -> list[Effect]:
         assert job.publisher is not None

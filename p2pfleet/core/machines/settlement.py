@@ -629,6 +629,8 @@ class Settlement(msgspec.Struct):
 
     def due(self, now: Millis, counts: Counts) -> Outcome:
         """Decide again where a vote counts by now that came too early."""
+        if not self.later:
+            return Outcome()
         ready = sorted(number for number, at in self.later.items() if at <= now)
         for number in ready:
             del self.later[number]

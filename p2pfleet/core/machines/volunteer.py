@@ -204,11 +204,13 @@ class Volunteer(msgspec.Struct):
         if paused:
             return entries, effects
         entries.extend(self._renew(settlement, now))
-        remaining = settlement.count("open") * settlement.at_first
-        target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
         if self.rescan_at is not None and self.rescan_at <= now:
             self.rescan_at = None
-        if self.open and len(self.held) <= target // 2 and self.rescan_at is None:
+        if not self.open or self.rescan_at is not None:
+            return entries, effects
+        remaining = settlement.count("open") * settlement.at_first
+        target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
+        if len(self.held) <= target // 2:
             room = min(target - len(self.held), settlement.leases.room(self.me, now))
             picked = self._pick(settlement, now, counts, room, alone)
             self.rescan_at = None if picked else Millis(now + RESCAN_MS)
@@ -257,6 +259,8 @@ class Volunteer(msgspec.Struct):
                 young = now - held.since < YOUNG_CLAIM_MS
                 if young and (self.mean_ms is None or self.mean_ms > SLOW_UNIT_MS):
                     stop_now.append(number)
+        if not released and not lapsed:
+            return [], []
         for number in released:
             del self.held[number]
             settlement.leases.release(self.me, number)
@@ -397,15 +401,13 @@ class Volunteer(msgspec.Struct):
         for batch in self.batches:
             if batch.frame is None or batch.revealed:
                 continue
-            same = batch.looked and not settlement.stirred_all
-            if (
-                batch.reveal_by > now
-                and same
-                and not any(item.unit in settlement.stirred for item in batch.own.items)
-            ):
-                continue
+            waits = batch.reveal_by > now
+            if waits and batch.looked and not settlement.stirred_all:
+                stirred = settlement.stirred
+                if not stirred or stirred.keys().isdisjoint([i.unit for i in batch.own.items]):
+                    continue
             batch.looked = True
-            if batch.reveal_by > now and not all(
+            if waits and not all(
                 settlement.unit(item.unit).attempt > item.attempt
                 or settlement.enough(item.unit, item.attempt, counts)
                 for item in batch.own.items

@@ -73,7 +73,12 @@ def closed(ballots: Sequence[Ballot]) -> list[Ballot]:
         return list(ballots)
     chosen: dict[PeerId, Ballot] = {}
     for ballot in sorted(ballots, key=lambda each: (each.attempt, -each.checks, each.peer)):
-        if ballot.peer not in chosen and all(together(ballot, each) for each in chosen.values()):
+        if ballot.peer in chosen:
+            continue
+        for other in chosen.values():
+            if other.attempt == ballot.attempt and not together(ballot, other):
+                break
+        else:
             chosen[ballot.peer] = ballot
     return list(chosen.values())[:VOTES_MAX]
 
@@ -166,6 +171,8 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def others(self) -> list[list[int]]:
         """The same of the voters for each other result."""
+        if not self.against:
+            return []
         groups: dict[Digest, list[int]] = {}
         for ballot in self.against:
             groups.setdefault(ballot.digest, []).append(ballot.checks)

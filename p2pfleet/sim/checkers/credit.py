@@ -88,7 +88,8 @@ class Credit(Checker):
         if row is None or row.state != "settled":
             return None
         certificate = decode(row.detail, Certificate, MAX_FRAME_BYTES)
-        found = {self.authors[job][vote.frame] for vote in certificate.votes}
+        authors = self.authors.get(job, {})  # a frame may be missing: that is safety's to say
+        found = {authors[vote.frame] for vote in certificate.votes if vote.frame in authors}
         for peer, kind in self.moves.get(job, {}).get(unit, {}).items():
             if kind in ("audited", "ringer"):
                 found.add(peer)

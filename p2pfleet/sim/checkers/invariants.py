@@ -43,12 +43,13 @@ class Invariants(Checker):
             if node.restored and deadline is not None and deadline <= now:
                 self.violated(machine.name, "asks to be ticked again at once")
         for effect in effects:
-            if isinstance(effect, ef.SaveUnits) and effect.job in node.jobs:
+            if type(effect) is ef.Send:
+                if list(effect.peers) != sorted(effect.peers):
+                    self.violated(machine.name, "sends to peers out of order")
+            elif type(effect) is ef.SaveUnits and effect.job in node.jobs:
                 job = node.jobs[effect.job]
                 for row in effect.rows:
                     self._unit(machine, job, row.unit, job.settlement.units[row.unit])
-            elif isinstance(effect, ef.Send) and list(effect.peers) != sorted(effect.peers):
-                self.violated(machine.name, "sends to peers out of order")
         count = self._steps[machine.number] = self._steps.get(machine.number, 0) + 1
         if count % RECOUNT_STEPS == 0:
             self.recount(machine, node)
