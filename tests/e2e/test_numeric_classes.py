@@ -199,14 +199,14 @@ def test_honest_nodes_of_four_numeric_classes_agree_and_lose_no_reputation(
     inputs = _inputs(tmp_path / "inputs.npz", UNITS)
     few = _inputs(tmp_path / "few.npz", EXACT_UNITS)
     answers = {level: _digests(packages[level], float_model, inputs) for level in LEVELS}
-    if answers["native"] == answers["avx2"]:
-        pytest.skip("this machine has no AVX-512, so its own class is that of AVX2: three classes")
-    differing = sum(len(set(unit)) == len(LEVELS) for unit in zip(*answers.values(), strict=True))
-    assert differing > UNITS // 5, "all four classes differ in many units"
+    # Without AVX-512 a machine's own class is that of AVX2: three are left.
+    wanted = len(LEVELS) - (answers["native"] == answers["avx2"])
+    differing = sum(len(set(unit)) == wanted for unit in zip(*answers.values(), strict=True))
+    assert differing > UNITS // 5, "all classes differ in many units"
 
     with _network(tmp_path, packages) as network:
         classes = network.classes()
-        assert len(set(classes.values())) == len(LEVELS)
+        assert len(set(classes.values())) == wanted
         assert "" not in classes.values()
 
         begin = time.monotonic()

@@ -1,7 +1,7 @@
 """What each machine's own state must fulfil after every step.
 
 Touched units are looked at after the step that touched them; everything else is recounted every
-64th step of a machine and at the end, because a recount takes as long as the job is large.
+128th step of a machine and at the end, because a recount takes as long as the job is large.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from p2pfleet.sim.checkers.checker import Checker
 if TYPE_CHECKING:
     from p2pfleet.sim.machine import Machine
 
-RECOUNT_STEPS = 64
+RECOUNT_STEPS = 128
 STATES = ("open", "certified", "contested", "settled", "failed")
 
 
