@@ -60,7 +60,8 @@ def networks(case: dict[str, Any]) -> Iterator[Any]:
     yield len(read), len(parameters) + 1
     yield name, case["id"]
     yield f"/p2pfleet/1/{name[:32]}/announcements", case["topic"]
-    yield (b"/p2pfleet/1/rendezvous/" + bytes.fromhex(name)).hex(), case["rendezvous_key"]
+    marked = b"p2pfleet-rendezvous-1:" + bytes.fromhex(name)
+    yield "1220" + hashlib.sha256(marked).hexdigest(), case["rendezvous_key"]
 
 
 def puzzles(case: dict[str, Any]) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pfleet.core.model.ids import NetworkId
+from p2pfleet.core.model.ids import NetworkId, sha256
 
 PROTOCOL_VERSION = 1
 
@@ -22,5 +22,8 @@ def announcements_topic(network: NetworkId) -> str:
 
 
 def rendezvous_key(network: NetworkId) -> bytes:
-    """The DHT provider key under which the nodes of one network find each other."""
-    return b"/p2pfleet/1/rendezvous/" + network
+    """The DHT provider key under which the nodes of one network find each other.
+
+    A SHA-256 multihash: many libraries provide and look up nothing else.
+    """
+    return b"\x12\x20" + sha256(b"p2pfleet-rendezvous-1:" + network)
