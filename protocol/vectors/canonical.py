@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 
 import msgpack
 import msgspec
+from nacl.bindings import (
+    crypto_core_ed25519_add,
+    crypto_scalarmult_ed25519_base_noclamp,
+    crypto_sign_ed25519_sk_to_curve25519,
+)
 from samples import (
     ALICE,
     BASE,
@@ -42,10 +48,12 @@ from p2pfleet.core.wire.messages import (
 )
 from p2pfleet.core.wire.names import announcements_topic, rendezvous_key
 from p2pfleet.core.wire.tensors import Tensor, digest_of, encode_bundle
+from p2pfleet.runtime.signing import Signer
 
 Case = dict[str, Any]
 _NAMED = ("publisher", "peer", "author", "owner")
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+POINT_OF_ORDER_8 = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
 
 
 def described(value: Any) -> Any:
@@ -268,6 +276,12 @@ def sealed_bodies() -> Iterable[Case]:
     yield _sealed(
         "a key of small order", Sealed(bare, PeerId(small), small + bytes(32)), "signature"
     )
+    # Both are made with the right key, and RFC 8032 leaves open whether they hold: the first does
+    # where both sides are multiplied by the cofactor, the second where R may be of small order.
+    yield _sealed(
+        "a point of order 8 added to R", _shifted(ALICE, bare, POINT_OF_ORDER_8), "signature"
+    )
+    yield _sealed("R is the neutral element", _shifted(ALICE, bare, None), "signature")
     yield _sealed("signed by somebody it does not name", BOB.seal(frame(ALICE, [Release((1,))])),
                   "signer")  # fmt: skip
     yield _sealed("a requirement that the owner it names did not sign", MALLORY.seal(REQUIREMENT),
@@ -289,6 +303,23 @@ def _with(sealed: Sealed, **changes: Any) -> Sealed:
 
 def _signed(key: Any, body: bytes, prefix: bytes) -> Sealed:
     return Sealed(body, ALICE.peer, key.sign(prefix + body).signature)
+
+
+def _shifted(author: Signer, body: bytes, torsion: bytes | None) -> Sealed:
+    """Signed by hand, with another R: plus ``torsion``; the neutral element if that is None."""
+    message = SIGNATURE_PREFIX + body
+    half = hashlib.sha512(bytes(author._key)).digest()
+    clamped = crypto_sign_ed25519_sk_to_curve25519(author._key._signing_key)
+    secret = int.from_bytes(clamped, "little")
+    nonce = int.from_bytes(hashlib.sha512(half[32:] + message).digest(), "little") % ED25519_ORDER
+    if torsion is None:
+        nonce, point = 0, bytes([1]) + bytes(31)
+    else:
+        base = crypto_scalarmult_ed25519_base_noclamp(nonce.to_bytes(32, "little"))
+        point = crypto_core_ed25519_add(base, torsion)
+    challenge = int.from_bytes(hashlib.sha512(point + author.peer + message).digest(), "little")
+    scalar = (nonce + challenge * secret) % ED25519_ORDER
+    return Sealed(body, author.peer, point + scalar.to_bytes(32, "little"))
 
 
 def verdict_text(verdict: Verdict, check: str) -> str:
