@@ -153,5 +153,6 @@ release: $(VENV)/.stamp
 	@echo 'To install: pip install --no-deps -r requirements.txt && pip install --no-deps p2pfleet-*.whl'
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	    .cache/interop-js
 	find $(wildcard p2pfleet tests testnet protocol) -name __pycache__ -type d -prune -exec rm -rf {} +

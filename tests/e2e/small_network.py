@@ -135,13 +135,15 @@ def _toml(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def small_network(folder: Path, checked: bool = True) -> Iterator[SmallNetwork]:
+def small_network(
+    folder: Path, checked: bool = True, network: NetworkFile = NETWORK
+) -> Iterator[SmallNetwork]:
     """A network that has a publisher, while the block runs.
 
     Not ``checked``: it is a careless one.
     """
     folder.mkdir(exist_ok=True)
-    save_network(folder / "network.toml", NETWORK)
+    save_network(folder / "network.toml", network)
     with contextlib.ExitStack() as stack:
         data_dir = folder / "owner"
         owner = _node(data_dir, "publisher", {}) if checked else careless(data_dir)
