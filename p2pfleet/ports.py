@@ -195,13 +195,17 @@ class Packs(BlobReader, Protocol):
 
 
 class StoredJob(msgspec.Struct, frozen=True):
-    """A job as it lies in the store. ``state``: active, completed, cancelled, expired."""
+    """A job as it lies in the store. ``state``: active, completed, cancelled, expired.
+
+    ``poisoned``: so many of its volunteers disagreed that it moves nobody's record.
+    """
 
     job: JobId
     manifest: Sealed
     own: bool
     state: str
     closure: Sealed | None
+    poisoned: bool = False
 
 
 class Store(AddressBook, Protocol):

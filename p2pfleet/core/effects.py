@@ -96,7 +96,8 @@ class SaveMoves(_Effect, frozen=True, tag="SaveMoves"):
 
 
 class VoidMoves(_Effect, frozen=True, tag="VoidMoves"):
-    """The job was poisoned: nothing of it moves a record."""
+    """The job was found poisoned: nothing of it moves a record, neither what it moved so far nor
+    what comes, whoever restarts."""
 
     job: JobId
 

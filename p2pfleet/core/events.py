@@ -58,7 +58,8 @@ class JobRestored(_Event, frozen=True, tag="JobRestored"):
     the order in which they were first saved), its trust snapshots and this node's own seeds.
 
     ``earnings`` are what its settled units earned so far, ``receipts`` those issued for them, both
-    for an open job of this node's own; of somebody else's job the receipt that this node holds."""
+    for an open job of this node's own; of somebody else's job the receipt that this node holds.
+    ``poisoned`` says that it was found to be so."""
 
     manifest: VerifiedManifest
     own: bool
@@ -70,6 +71,7 @@ class JobRestored(_Event, frozen=True, tag="JobRestored"):
     seeds: tuple[OwnSeed, ...] = ()
     earnings: tuple[Earning, ...] = ()
     receipts: tuple[VerifiedReceipt, ...] = ()
+    poisoned: bool = False
 
 
 class FrameRestored(_Event, frozen=True, tag="FrameRestored"):

@@ -131,6 +131,7 @@ def _job(store: Store, stored: StoredJob) -> ev.JobRestored | None:
         seeds=tuple(store.seeds(stored.job)),
         earnings=tuple(store.earnings(stored.job)) if due else (),
         receipts=tuple(_receipts(store, stored.job)) if due or not stored.own else (),
+        poisoned=stored.poisoned,
     )
 
 

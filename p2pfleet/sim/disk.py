@@ -44,6 +44,7 @@ class StoredJob:
         self.snapshots: dict[Digest, Sealed] = {}
         self.earnings: dict[tuple[int, PeerId], int] = {}
         self.receipts: dict[PeerId, Sealed] = {}
+        self.poisoned = False
 
 
 class Disk:
@@ -116,6 +117,7 @@ class Disk:
                         moves.pop((move.unit, move.peer), None)
             case ef.VoidMoves():
                 self.jobs[write.job].moves.clear()
+                self.jobs[write.job].poisoned = True
             case ef.SaveRecords():
                 for total in write.rows:
                     self.records[total.model_class, total.peer] = total.record
@@ -183,6 +185,7 @@ class Disk:
                 tuple(stored.seeds.values()),
                 _earnings(stored) if due else (),
                 tuple(map(_receipt, _by_peer(stored))) if due or not stored.own else (),
+                stored.poisoned,
             )
         for (job, *_), sealed in self.frames.items():
             if self.jobs[job].state == "active":

@@ -41,6 +41,7 @@ class Disk:
         self.snapshots: dict[JobId, dict[Digest, Sealed]] = {}
         self.earnings: dict[JobId, dict[tuple[int, PeerId], int]] = {}
         self.receipts: dict[JobId, dict[PeerId, Sealed]] = {}
+        self.poisoned: set[JobId] = set()
         self.records: dict[tuple[str, PeerId], Record] = {}
         self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
@@ -83,6 +84,7 @@ class Disk:
                         moves.pop((move.unit, move.peer), None)
             case ef.VoidMoves():
                 self.moves.pop(write.job, None)
+                self.poisoned.add(write.job)
             case ef.SaveRecords():
                 self.records.update({(row.model_class, row.peer): row.record for row in write.rows})
             case ef.SaveEarnings():
@@ -135,6 +137,7 @@ class Disk:
                 tuple(self.seeds.get(job, {}).values()),
                 tuple(ef.Earning(*of, credit) for of, credit in earnings),
                 tuple(unseal(sealed) for _, sealed in receipts),
+                job in self.poisoned,
             )
         for job, frames in self.frames.items():
             if self.jobs[job][2] == "active":

@@ -12,6 +12,7 @@ from core_bench import (
     moves,
     only,
     publishing,
+    restarted,
     states,
 )
 from core_court import (
@@ -296,6 +297,21 @@ def test_a_poisoned_job_moves_nothing_and_takes_back_what_it_moved() -> None:
     assert moves(poison(bench, poll, range(8, 12))) == []
     assert "same answer everywhere" in bench.node.jobs[job].reason
     assert bench.state(11) == "settled", "its units are decided all the same"
+
+
+def test_a_poisoned_job_stays_so_when_its_publisher_restarts() -> None:
+    bench, job, poll = publishing(votes=(), units=40)
+    assert only(ef.VoidMoves, poison(bench, poll, range(8))) == [ef.VoidMoves(job)]
+    again = restarted(bench)
+    again.meet(ALICE, BOB, CAROL)
+    assert moves(poison(again, poll, range(8, 14))) == []
+    said = {who: {20: GOOD} for who in (ALICE, BOB)}
+    assert moves(attend(again, again.hear(*poll.closed(said)))) == []
+    assert again.state(20) == "settled", "its units are decided all the same"
+    for who in (ALICE, BOB, CAROL):
+        assert again.node.standing.record(who) == Record()
+    assert "same answer everywhere" in again.node.jobs[job].reason
+    assert again.publisher().judge.poisoned
 
 
 def test_a_job_in_which_few_lie_is_not_poisoned() -> None:

@@ -152,7 +152,12 @@ def credit(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement, trust, credit)
+def poisoned(connection: sqlite3.Connection) -> None:
+    """Version 5. Which jobs were found poisoned: whatever is executed after that moves no record."""
+    connection.execute("ALTER TABLE jobs ADD COLUMN poisoned INTEGER NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement, trust, credit, poisoned)
 
 STORE = DatabaseKind(
     name="the store of jobs and credit",

@@ -142,7 +142,7 @@ class SqliteStore:
 
     def _stored_jobs(self, which: str, *values: bytes) -> list[StoredJob]:
         rows = self._database.rows(
-            f"SELECT job, manifest, own, state, closure FROM jobs {which}",  # noqa: S608
+            f"SELECT job, manifest, own, state, closure, poisoned FROM jobs {which}",  # noqa: S608
             values,
         )
         return [
@@ -152,8 +152,9 @@ class SqliteStore:
                 own=bool(own),
                 state=state,
                 closure=None if closure is None else self._sealed(closure),
+                poisoned=bool(poisoned),
             )
-            for job, manifest, own, state, closure in rows
+            for job, manifest, own, state, closure, poisoned in rows
         ]
 
     def frames(self) -> list[tuple[JobId, Sealed]]:

@@ -162,6 +162,9 @@ def _void_moves(connection: sqlite3.Connection, writes: Sequence[VoidMoves]) -> 
         "DELETE FROM moves WHERE job = (SELECT number FROM jobs WHERE job = ?)",
         [(write.job,) for write in writes],
     )
+    connection.executemany(
+        "UPDATE jobs SET poisoned = 1 WHERE job = ?", [(write.job,) for write in writes]
+    )
 
 
 def _save_records(connection: sqlite3.Connection, writes: Sequence[SaveRecords]) -> None:

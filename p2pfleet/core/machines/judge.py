@@ -38,6 +38,10 @@ STALLED_MS = 10_000
 POISONED_UNITS_MIN = 5
 POISONED_PEERS_MIN = 3
 MILLION = 1_000_000
+POISONED = (
+    "most volunteers disagree with each other: the model seems not to give the same answer "
+    "everywhere, so nobody's record moves"
+)
 
 Class = Callable[[PeerId], bytes]
 Counts = Callable[[PeerId], bool]

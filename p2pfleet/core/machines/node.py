@@ -35,7 +35,7 @@ from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
-from p2pfleet.core.machines.judge import Judge
+from p2pfleet.core.machines.judge import POISONED, Judge
 from p2pfleet.core.machines.ledger import Ledger
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
@@ -296,6 +296,9 @@ class Node(msgspec.Struct):
             job.volunteer.restore(event.seeds)
         if job.publisher is not None:
             job.publisher.judge.moves = list(event.moves)
+            if event.poisoned:
+                job.publisher.judge.poisoned = True
+                job.reason = POISONED
         if event.state != "active":
             closure = None if event.closure is None else event.closure.sealed
             self.book.end(job.ended(event.state, closure, now))

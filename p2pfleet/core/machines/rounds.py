@@ -12,6 +12,7 @@ import msgspec
 
 from p2pfleet.core.effects import Effect, SaveMoves, SaveUnits, VoidMoves
 from p2pfleet.core.machines.job import Job
+from p2pfleet.core.machines.judge import POISONED
 from p2pfleet.core.machines.settlement import Outcome
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.model.ids import Millis, PeerId
@@ -79,10 +80,7 @@ def _move(job: Job, standing: Standing, now: Millis) -> list[Effect]:
     moves, poisoned = publisher.judge.take_moves(settlement)
     if poisoned:
         standing.void(job.id)
-        job.reason = (
-            "most volunteers disagree with each other: the model seems not to give the same answer "
-            "everywhere, so nobody's record moves"
-        )
+        job.reason = POISONED
         return [VoidMoves(job.id)]
     if not moves:
         return []

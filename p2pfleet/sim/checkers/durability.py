@@ -63,6 +63,8 @@ class Durability(Checker):
             }
             if saved.moves != moves:
                 self.violated(machine.name, "its moves of records are not those on disk", job_id)
+            if job.publisher is not None and job.publisher.judge.poisoned != saved.poisoned:
+                self.violated(machine.name, "a poisoned job is none by its disk", job_id)
             for number, unit in job.settlement.units.items():
                 row = saved.units.get(number)
                 if (row.state if row is not None else "open") != unit.state:

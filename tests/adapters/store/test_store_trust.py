@@ -124,6 +124,17 @@ def test_nothing_of_a_poisoned_job_stays(store: Store, path: Path) -> None:
     assert store.moves(OTHER) == [Move(1, BOB, "matched")]
 
 
+def test_that_a_job_was_poisoned_is_known_after_a_restart(store: Store, path: Path) -> None:
+    store.apply([VoidMoves(JOB)])
+
+    store = again(store, path)
+    assert {stored.job: stored.poisoned for stored in store.jobs()} == {JOB: True, OTHER: False}
+    poisoned, sound = store.job(JOB), store.job(OTHER)
+    assert poisoned is not None
+    assert sound is not None
+    assert (poisoned.poisoned, sound.poisoned) == (True, False)
+
+
 def test_the_story_of_a_peer_tells_its_moves_over_all_jobs_in_order(
     store: Store, path: Path
 ) -> None:
