@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Write
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Withdrawn, Write
 from p2pfleet.core.errors import Verdict
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Cid, JobId, PeerId
@@ -259,6 +259,10 @@ class Store(AddressBook, Protocol):
 
     def moves(self, job: JobId) -> list[Move]:
         """The moves of a job of one's own, in the order in which they were first saved."""
+        ...
+
+    def withdrawn(self, job: JobId) -> list[Withdrawn]:
+        """The votes that count no more in a job of one's own, sorted by (unit, peer, attempt)."""
         ...
 
     def story(self, peer: PeerId) -> list[tuple[JobId, int, str, int]]:

@@ -102,6 +102,21 @@ class VoidMoves(_Effect, frozen=True, tag="VoidMoves"):
     job: JobId
 
 
+class Withdrawn(_Effect, frozen=True):
+    """A vote that counts no more, because its author was caught before the unit was final."""
+
+    unit: int
+    peer: PeerId
+    attempt: int
+
+
+class SaveWithdrawn(_Effect, frozen=True, tag="SaveWithdrawn"):
+    """Votes withdrawn in a job of this node's own. Saving one twice changes nothing."""
+
+    job: JobId
+    rows: tuple[Withdrawn, ...]
+
+
 class RecordRow(_Effect, frozen=True):
     """A peer's record in a class of models over all jobs that have ended."""
 
@@ -174,6 +189,7 @@ Write = (
     | SaveSeed
     | SaveMoves
     | VoidMoves
+    | SaveWithdrawn
     | SaveRecords
     | SaveEarnings
     | SaveReceipt

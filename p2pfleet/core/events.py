@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, UnitRow
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, UnitRow, Withdrawn
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.messages import AuthorPosition, RevealItem, Ringer
@@ -59,7 +59,7 @@ class JobRestored(_Event, frozen=True, tag="JobRestored"):
 
     ``earnings`` are what its settled units earned so far, ``receipts`` those issued for them, both
     for an open job of this node's own; of somebody else's job the receipt that this node holds.
-    ``poisoned`` says that it was found to be so."""
+    ``poisoned`` says that it was found to be so, ``withdrawn`` which votes count no more there."""
 
     manifest: VerifiedManifest
     own: bool
@@ -72,6 +72,7 @@ class JobRestored(_Event, frozen=True, tag="JobRestored"):
     earnings: tuple[Earning, ...] = ()
     receipts: tuple[VerifiedReceipt, ...] = ()
     poisoned: bool = False
+    withdrawn: tuple[Withdrawn, ...] = ()
 
 
 class FrameRestored(_Event, frozen=True, tag="FrameRestored"):

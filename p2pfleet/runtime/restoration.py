@@ -132,6 +132,7 @@ def _job(store: Store, stored: StoredJob) -> ev.JobRestored | None:
         earnings=tuple(store.earnings(stored.job)) if due else (),
         receipts=tuple(_receipts(store, stored.job)) if due or not stored.own else (),
         poisoned=stored.poisoned,
+        withdrawn=tuple(store.withdrawn(stored.job)) if due else (),
     )
 
 

@@ -45,6 +45,7 @@ class StoredJob:
         self.earnings: dict[tuple[int, PeerId], int] = {}
         self.receipts: dict[PeerId, Sealed] = {}
         self.poisoned = False
+        self.withdrawn: dict[ef.Withdrawn, bool] = {}
 
 
 class Disk:
@@ -118,6 +119,8 @@ class Disk:
             case ef.VoidMoves():
                 self.jobs[write.job].moves.clear()
                 self.jobs[write.job].poisoned = True
+            case ef.SaveWithdrawn():
+                self.jobs[write.job].withdrawn.update((row, True) for row in write.rows)
             case ef.SaveRecords():
                 for total in write.rows:
                     self.records[total.model_class, total.peer] = total.record
@@ -186,6 +189,7 @@ class Disk:
                 _earnings(stored) if due else (),
                 tuple(map(_receipt, _by_peer(stored))) if due or not stored.own else (),
                 stored.poisoned,
+                tuple(stored.withdrawn),
             )
         for (job, *_), sealed in self.frames.items():
             if self.jobs[job].state == "active":

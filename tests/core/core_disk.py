@@ -42,6 +42,7 @@ class Disk:
         self.earnings: dict[JobId, dict[tuple[int, PeerId], int]] = {}
         self.receipts: dict[JobId, dict[PeerId, Sealed]] = {}
         self.poisoned: set[JobId] = set()
+        self.withdrawn: dict[JobId, dict[ef.Withdrawn, bool]] = {}
         self.records: dict[tuple[str, PeerId], Record] = {}
         self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
@@ -85,6 +86,8 @@ class Disk:
             case ef.VoidMoves():
                 self.moves.pop(write.job, None)
                 self.poisoned.add(write.job)
+            case ef.SaveWithdrawn():
+                self.withdrawn.setdefault(write.job, {}).update((row, True) for row in write.rows)
             case ef.SaveRecords():
                 self.records.update({(row.model_class, row.peer): row.record for row in write.rows})
             case ef.SaveEarnings():
@@ -138,6 +141,7 @@ class Disk:
                 tuple(ef.Earning(*of, credit) for of, credit in earnings),
                 tuple(unseal(sealed) for _, sealed in receipts),
                 job in self.poisoned,
+                tuple(self.withdrawn.get(job, {})),
             )
         for job, frames in self.frames.items():
             if self.jobs[job][2] == "active":

@@ -44,6 +44,7 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
+from p2pfleet.core.machines.settlement import Outcome
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.job import Trust
@@ -232,6 +233,29 @@ def test_a_caught_peers_votes_are_withdrawn_from_what_is_not_settled() -> None:
     told = bench.wait(20_000)
     wanted = [e.message.units for e in only(ef.Send, told) if isinstance(e.message, ms.Wanted)]
     assert (1,) in wanted, "the others, who still count the vote, are told"
+
+
+def test_a_restarted_publisher_withdraws_the_same_votes_and_none_that_came_later() -> None:
+    bench, _, poll = with_ringers({0: GOOD}, units=5)
+    for unit in (1, 2):
+        attend(bench, bench.hear(*poll.closed({who: {unit: GOOD} for who in (ALICE, MALLORY)})))
+    attend(bench, bench.hear(*poll.closed({BOB: {0: BAD}, MALLORY: {0: BAD}})))
+    later = {who: {3: GOOD} for who in (ALICE, MALLORY)}
+    attend(bench, bench.hear(*poll.closed(later)))
+    attend(bench, bench.hear(*poll.closed({MALLORY: {2: GOOD}}, attempt=1)))
+    states_before = [bench.state(unit) for unit in range(5)]
+    withdrawn_before = [bench.unit(unit).withdrawn for unit in range(5)]
+    assert states_before == ["settled", "open", "certified", "certified", "open"]
+    assert withdrawn_before[1:] == [{(MALLORY, 0): True}, {(MALLORY, 0): True}, {}, {}]
+    again = restarted(bench)
+    again.meet(ALICE, BOB, CAROL)
+    assert [again.state(unit) for unit in range(5)] == states_before
+    assert [again.unit(unit).withdrawn for unit in range(5)] == withdrawn_before
+    # To decide it anew, without the certificate of before, comes to the same.
+    again.node.jobs[poll.job].settlement.decide(
+        3, again.now, again.node.standing.honest, Outcome(), keep=False
+    )
+    assert again.state(3) == "certified"
 
 
 def test_a_unit_that_is_certified_again_by_others_waits_for_their_checks() -> None:

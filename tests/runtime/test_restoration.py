@@ -27,7 +27,10 @@ from p2pfleet.core.effects import (
     SaveSeed,
     SaveSnapshot,
     SaveUnits,
+    SaveWithdrawn,
     UnitRow,
+    VoidMoves,
+    Withdrawn,
 )
 from p2pfleet.core.model.ids import Digest, JobId, NetworkId, sha256
 from p2pfleet.core.model.job import Trust
@@ -126,6 +129,7 @@ async def test_everything_is_told_in_the_order_that_the_core_expects(
             SaveSeed(FOREIGN_JOB, SEED),
             SaveUnits(OWN_JOB, (UnitRow(5, "failed", b"no memory"),)),
             SaveMoves(OWN_JOB, moves),
+            SaveWithdrawn(OWN_JOB, (Withdrawn(9, BOB.peer, 2),)),
             SaveSnapshot(OWN_JOB, snapshot(1)),
             SaveSnapshot(OWN_JOB, snapshot(2)),
             SaveRecords(rows),
@@ -142,6 +146,8 @@ async def test_everything_is_told_in_the_order_that_the_core_expects(
     assert (own.manifest.job, own.own, own.state, own.closure) == (OWN_JOB, True, "active", None)
     assert own.units == (UnitRow(5, "failed", b"no memory"),)
     assert own.moves == moves
+    assert own.withdrawn == (Withdrawn(9, BOB.peer, 2),)
+    assert not own.poisoned
     assert [each.snapshot.number for each in own.snapshots] == [1, 2]
     assert own.seeds == ()
     assert isinstance(foreign, ev.JobRestored)
@@ -151,6 +157,13 @@ async def test_everything_is_told_in_the_order_that_the_core_expects(
     assert framed.frame == open_sealed(frame(FOREIGN_JOB))
     assert ringers == ev.RingersKnown(OWN_JOB, SECRET, RINGERS)
     assert warnings(caplog) == []
+
+
+@guarded
+async def test_a_poisoned_job_is_told_as_such(store: SqliteStore, tmp_path: Path) -> None:
+    store.apply([VoidMoves(OWN_JOB)])
+    jobs = [e for e in await told(store, note(tmp_path)) if isinstance(e, ev.JobRestored)]
+    assert {job.manifest.job: job.poisoned for job in jobs} == {OWN_JOB: True, FOREIGN_JOB: False}
 
 
 @guarded

@@ -153,11 +153,31 @@ def credit(connection: sqlite3.Connection) -> None:
 
 
 def poisoned(connection: sqlite3.Connection) -> None:
-    """Version 5. Which jobs were found poisoned: whatever is executed after that moves no record."""
+    """Version 5. Which jobs were found poisoned, so that nothing of them moves a record."""
     connection.execute("ALTER TABLE jobs ADD COLUMN poisoned INTEGER NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: tuple[Migration, ...] = (first_tables, requirement, trust, credit, poisoned)
+def withdrawn(connection: sqlite3.Connection) -> None:
+    """Version 6. Votes that count no more, because their authors were caught."""
+    connection.execute(
+        """CREATE TABLE withdrawn (
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            unit INTEGER NOT NULL,
+            peer INTEGER NOT NULL REFERENCES peers (number),
+            attempt INTEGER NOT NULL,
+            PRIMARY KEY (job, unit, peer, attempt)
+        ) WITHOUT ROWID"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    first_tables,
+    requirement,
+    trust,
+    credit,
+    poisoned,
+    withdrawn,
+)
 
 STORE = DatabaseKind(
     name="the store of jobs and credit",

@@ -13,7 +13,7 @@ from msgspec import Meta
 from p2pfleet.adapters.store.database import Database
 from p2pfleet.adapters.store.schema import STORE
 from p2pfleet.adapters.store.store_writes import SeedData, carry_out
-from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Write
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Withdrawn, Write
 from p2pfleet.core.model.ids import JobId, JobIdField, PeerId, PeerIdField
 from p2pfleet.core.model.job import UnitIndex
 from p2pfleet.core.model.record import Record
@@ -219,6 +219,20 @@ class SqliteStore:
         return [
             Move(unit, peer, kind)
             for unit, peer, kind in self._checked(rows, tuple[UnitIndex, PeerIdField, Kind])
+        ]
+
+    def withdrawn(self, job: JobId) -> list[Withdrawn]:
+        """The votes that count no more in a job of one's own, sorted by (unit, peer, attempt)."""
+        rows = self._database.rows(
+            "SELECT unit, peers.peer, attempt FROM withdrawn"
+            " JOIN peers ON peers.number = withdrawn.peer"
+            " WHERE job = (SELECT number FROM jobs WHERE job = ?)"
+            " ORDER BY unit, peers.peer, attempt",
+            (job,),
+        )
+        return [
+            Withdrawn(unit, peer, attempt)
+            for unit, peer, attempt in self._checked(rows, tuple[UnitIndex, PeerIdField, _Count])
         ]
 
     def story(self, peer: PeerId) -> list[tuple[JobId, int, str, int]]:

@@ -23,6 +23,7 @@ from p2pfleet.core.effects import (
     SaveSeed,
     SaveSnapshot,
     SaveUnits,
+    SaveWithdrawn,
     VoidMoves,
     Write,
 )
@@ -167,6 +168,18 @@ def _void_moves(connection: sqlite3.Connection, writes: Sequence[VoidMoves]) -> 
     )
 
 
+def _save_withdrawn(connection: sqlite3.Connection, writes: Sequence[SaveWithdrawn]) -> None:
+    rows = [(write.job, row) for write in writes for row in write.rows]
+    _number_peers(connection, (row.peer for _, row in rows))
+    connection.executemany(
+        "INSERT INTO withdrawn (job, unit, peer, attempt)"
+        " VALUES ((SELECT number FROM jobs WHERE job = ?), ?,"
+        "  (SELECT number FROM peers WHERE peer = ?), ?)"
+        " ON CONFLICT (job, unit, peer, attempt) DO NOTHING",
+        [(job, row.unit, row.peer, row.attempt) for job, row in rows],
+    )
+
+
 def _save_records(connection: sqlite3.Connection, writes: Sequence[SaveRecords]) -> None:
     rows = [row for write in writes for row in write.rows]
     _number_peers(connection, (row.peer for row in rows))
@@ -273,6 +286,7 @@ _WRITERS = cast(
         SaveSeed: _save_seeds,
         SaveMoves: _save_moves,
         VoidMoves: _void_moves,
+        SaveWithdrawn: _save_withdrawn,
         SaveRecords: _save_records,
         SaveEarnings: _save_earnings,
         SaveReceipt: _save_receipts,

@@ -23,6 +23,7 @@ from p2pfleet.core.effects import (
     OpenedCommitment,
     OpenJob,
     SaveUnits,
+    Withdrawn,
 )
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.units import Unit
@@ -374,20 +375,25 @@ class Judge(msgspec.Struct):
                 self.passed = True
         return moves, False
 
-    def restore(self, moves: tuple[Move, ...]) -> list[PeerId]:
-        """Moves of before a restart; returns the peers that were caught, sorted."""
-        caught: dict[PeerId, bool] = {}
+    def restore(self, moves: tuple[Move, ...]) -> None:
+        """Moves of before a restart: what each peer has passed since it was caught last."""
         for move in moves:
             if move.kind in CAUGHT:
-                caught[move.peer] = True
                 self.passes[move.peer] = 0
             elif move.kind in ("audited", "ringer"):
                 self.passes[move.peer] = self.passes.get(move.peer, 0) + 1
-        return sorted(caught)
 
-    def withdraw(self, settlement: Settlement, peers: list[PeerId]) -> list[int]:
-        """Votes of peers that were caught count no more where nothing is final yet."""
+    def withdraw(
+        self, settlement: Settlement, peers: list[PeerId]
+    ) -> tuple[list[int], tuple[Withdrawn, ...]]:
+        """Votes of peers that were caught count no more where nothing is final yet; returns the
+        units concerned, and what is withdrawn and was not before.
+
+        What these peers say afterwards counts again. So it cannot be told from moves and frames
+        which votes these were, and a restarted publisher needs to be told.
+        """
         units: dict[int, bool] = {}
+        found: list[Withdrawn] = []
         for peer in peers:
             self.pending.pop(peer, None)
             for number in settlement.answered.get(peer, {}):
@@ -395,11 +401,13 @@ class Judge(msgspec.Struct):
                 if unit.final or unit.audit is not None:
                     continue
                 for vote in unit.votes.get(peer, ()):
-                    unit.withdrawn[peer, vote.attempt] = True
+                    if (peer, vote.attempt) not in unit.withdrawn:
+                        unit.withdrawn[peer, vote.attempt] = True
+                        found.append(Withdrawn(number, peer, vote.attempt))
                 if peer in unit.voters_for:
                     self.reviewed.pop(number, None)  # whoever certifies it next is looked at, too
                 units[number] = True
-        return sorted(units)
+        return sorted(units), tuple(found)
 
     # ---- settled -----------------------------------------------------------------------------
 

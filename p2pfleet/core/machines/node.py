@@ -296,6 +296,8 @@ class Node(msgspec.Struct):
             job.volunteer.restore(event.seeds)
         if job.publisher is not None:
             job.publisher.judge.moves = list(event.moves)
+            for each in event.withdrawn:
+                job.settlement.unit(each.unit).withdrawn[each.peer, each.attempt] = True
             if event.poisoned:
                 job.publisher.judge.poisoned = True
                 job.reason = POISONED
@@ -328,7 +330,7 @@ class Node(msgspec.Struct):
             if job.publisher is not None:
                 judge = job.publisher.judge
                 moves, judge.moves = tuple(judge.moves), []
-                judge.withdraw(job.settlement, judge.restore(moves))
+                judge.restore(moves)
                 self.announce_at = Millis(now + ANNOUNCE_MS)
             effects.extend(rows(job, job.settlement.restored(now, counting)))
             effects.extend(self._advance(job, now))

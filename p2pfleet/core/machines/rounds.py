@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, SaveMoves, SaveUnits, VoidMoves
+from p2pfleet.core.effects import Effect, SaveMoves, SaveUnits, SaveWithdrawn, VoidMoves
 from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.judge import POISONED
 from p2pfleet.core.machines.settlement import Outcome
@@ -86,9 +86,12 @@ def _move(job: Job, standing: Standing, now: Millis) -> list[Effect]:
         return []
     standing.move(job.id, moves)
     caught = sorted({move.peer for move in moves if move.kind in CAUGHT})
-    numbers = publisher.judge.withdraw(settlement, caught)
+    numbers, withdrawn = publisher.judge.withdraw(settlement, caught)
     outcome = settlement.again(numbers, now, counts(job, standing))
-    return [SaveMoves(job.id, tuple(moves)), *rows(job, outcome)]
+    effects: list[Effect] = [SaveMoves(job.id, tuple(moves))]
+    if withdrawn:
+        effects.append(SaveWithdrawn(job.id, withdrawn))
+    return [*effects, *rows(job, outcome)]
 
 
 def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:

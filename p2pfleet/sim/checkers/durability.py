@@ -65,6 +65,14 @@ class Durability(Checker):
                 self.violated(machine.name, "its moves of records are not those on disk", job_id)
             if job.publisher is not None and job.publisher.judge.poisoned != saved.poisoned:
                 self.violated(machine.name, "a poisoned job is none by its disk", job_id)
+            withdrawn = {
+                (number, *vote)
+                for number, unit in job.settlement.units.items()
+                for vote in unit.withdrawn
+            }
+            if withdrawn != {(each.unit, each.peer, each.attempt) for each in saved.withdrawn}:
+                text = "the votes that it withdrew are not those on its disk"
+                self.violated(machine.name, text, job_id)
             for number, unit in job.settlement.units.items():
                 row = saved.units.get(number)
                 if (row.state if row is not None else "open") != unit.state:

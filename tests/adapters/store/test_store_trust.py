@@ -31,8 +31,10 @@ from p2pfleet.core.effects import (
     SaveSeed,
     SaveSnapshot,
     SaveUnits,
+    SaveWithdrawn,
     UnitRow,
     VoidMoves,
+    Withdrawn,
 )
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import JobId
@@ -122,6 +124,16 @@ def test_nothing_of_a_poisoned_job_stays(store: Store, path: Path) -> None:
     store = again(store, path)
     assert store.moves(JOB) == []
     assert store.moves(OTHER) == [Move(1, BOB, "matched")]
+
+
+def test_votes_that_were_withdrawn_stay_so_and_each_is_kept_once(store: Store, path: Path) -> None:
+    rows = (Withdrawn(7, BOB, 1), Withdrawn(2, CAROL, 0), Withdrawn(7, BOB, 0))
+    store.apply([SaveWithdrawn(JOB, rows), SaveWithdrawn(OTHER, rows[:1])])
+    store.apply([SaveWithdrawn(JOB, rows[1:])])
+
+    store = again(store, path)
+    assert store.withdrawn(JOB) == sorted(rows, key=lambda row: (row.unit, row.peer, row.attempt))
+    assert store.withdrawn(OTHER) == [rows[0]]
 
 
 def test_that_a_job_was_poisoned_is_known_after_a_restart(store: Store, path: Path) -> None:
