@@ -326,6 +326,30 @@ def test_votes_that_may_still_be_joined_do_not_use_the_replicas_up() -> None:
     assert desk.state() == "certified"
 
 
+@pytest.mark.parametrize("how", ["withdrawn", "opened"])
+def test_votes_that_count_no_more_agree_with_nobody(how: str) -> None:
+    desk = Desk(replicas_max=3)
+    desk.votes({ALICE: GOOD, CAROL: BAD})
+    unit = desk.settlement.units[0]
+    if how == "withdrawn":
+        unit.withdrawn[ALICE, 0] = True
+    else:
+        unit.opened[ALICE, 0] = False
+    outcome = desk.votes({BOB: GOOD}, attempt=1)
+    assert [(row.state, row.detail) for row in outcome.rows] == [
+        ("failed", b"3 replicas gave 2 different answers")
+    ]
+
+
+def test_who_was_found_out_does_not_keep_a_unit_from_failing_that_cannot_be_run() -> None:
+    desk = Desk()
+    desk.votes({MALLORY: BAD})
+    desk.settlement.units[0].withdrawn[MALLORY, 0] = True
+    desk.fails(ALICE, "memory: too much")
+    outcome = desk.fails(BOB, "memory: too much")
+    assert [(row.state, row.detail) for row in outcome.rows] == [("failed", b"memory: too much")]
+
+
 # ---- written down ----------------------------------------------------------------------------
 
 

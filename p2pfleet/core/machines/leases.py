@@ -76,8 +76,7 @@ class Leases(msgspec.Struct):
         lease = here.get(peer)
         held = self.holding.setdefault(peer, {})
         if lease is not None and unit in held and lease.until > now:
-            if now - lease.since >= self.hold_ms:
-                return False  # it ran long enough; others may take the unit when it lapses
+            # Beyond the whole of its time it lapses, and others may take the unit.
             lease.until = Millis(min(now + self.lease_ms, lease.since + self.hold_ms))
             return True
         if lease is not None and lease.until - lease.since >= self.hold_ms:

@@ -543,12 +543,12 @@ class Settlement(msgspec.Struct):
         """Why the unit cannot be certified any more; empty if it still may."""
         stop = self.manifest.stop
         failures = {peer: why for peer, why in unit.failures.items() if counts(peer)}
-        voters = sorted({peer for peer in unit.votes if counts(peer)})
+        answered = [peer for peer in unit.votes if counts(peer)]
+        voters = sorted(peer for peer in answered if unit.counting(peer))
         checks = [self.checks(peer) for peer in sorted(failures)]
-        answers = [[self.checks(peer) for peer in voters]] if voters else []
-        if failures and not voters and rule.holds(stop, checks, answers, self.trusting):
+        if failures and not voters and rule.holds(stop, checks, (), self.trusting):
             return _commonest(failures)
-        peers = {*voters, *failures}
+        peers = {*answered, *failures}  # what counts no more was a replica all the same
         newcomers = sum(not self.checks(peer) for peer in peers)
         known = len(peers) - newcomers
         replicas = known + (min(newcomers, max(1, known)) if self.trusting else newcomers)

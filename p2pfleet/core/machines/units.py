@@ -104,6 +104,17 @@ class Unit(msgspec.Struct):
                 return vote
         return None
 
+    def counting(self, peer: PeerId) -> bool:
+        """Whether the peer's answer still counts: it was not withdrawn, and its commitment held
+        those bytes as far as is known here."""
+        votes = self.votes.get(peer, ())
+        return any(
+            (peer, vote.attempt) not in self.withdrawn
+            and self.opened.get((peer, vote.attempt)) is not False
+            for vote in votes
+            if vote.digest == votes[0].digest
+        )
+
     def last_vote(self, peer: PeerId) -> Vote | None:
         """What a peer revealed last."""
         votes = self.votes.get(peer)
