@@ -324,7 +324,7 @@ class OpenedCommitment(_Effect, frozen=True):
 class CheckCommitments(_Effect, frozen=True, tag="CheckCommitments"):
     """Hold commitments against the output of ``digest``, which is durably here.
 
-    The runtime answers with CommitmentsChecked, unless the output is here no more.
+    The runtime answers with CommitmentsChecked, also if the output is here no more.
     """
 
     job: JobId

@@ -280,13 +280,15 @@ class CommitmentsMade(_Event, frozen=True, tag="CommitmentsMade"):
 
 
 class CommitmentsChecked(_Event, frozen=True, tag="CommitmentsChecked"):
-    """Of the peers whose commitments to ``digest`` were opened, (unit, attempt, peer): the good
-    ones, and those who had committed to something else."""
+    """Of the peers whose commitments to ``digest`` were to be opened, (unit, attempt, peer): the
+    good ones, those who had committed to something else, and those of whom nothing is known,
+    because the output is ``lost``: here no more."""
 
     job: JobId
     digest: Digest
     good: tuple[tuple[int, int, PeerId], ...]
     bad: tuple[tuple[int, int, PeerId], ...]
+    lost: tuple[tuple[int, int, PeerId], ...] = ()
 
 
 class Compared(_Event, frozen=True, tag="Compared"):

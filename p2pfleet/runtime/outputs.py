@@ -68,6 +68,12 @@ class Candidate:
         return False
 
 
+def unchecked(effect: CheckCommitments) -> CommitmentsChecked:
+    """The answer of who cannot read the output."""
+    lost = tuple((item.unit, item.attempt, item.peer) for item in effect.items)
+    return CommitmentsChecked(effect.job, effect.digest, (), (), lost)
+
+
 class Outputs:
     """What this node, ``me`` in ``network``, does with the outputs in ``packs``."""
 
@@ -108,7 +114,7 @@ class Outputs:
         return [answer, *lost]
 
     async def check(self, effect: CheckCommitments) -> list[Event]:
-        """The answer to an effect; none if the output is not here (any more)."""
+        """The answer to an effect, also if the output is not here (any more)."""
         return await trio.to_thread.run_sync(self._check, effect, limiter=self._readers)
 
     def _check(self, effect: CheckCommitments) -> list[Event]:
@@ -117,7 +123,7 @@ class Outputs:
             output = self._packs.read(cid_from_sha256(digest))
         except (KeyError, P2pfleetError) as error:
             log.info("commitments to %s are not checked: %s", digest.hex()[:16], error)
-            return []
+            return [unchecked(effect)]
         good: list[tuple[int, int, PeerId]] = []
         bad: list[tuple[int, int, PeerId]] = []
         for item in effect.items:

@@ -63,7 +63,7 @@ from p2pfleet.runtime.children import Children
 from p2pfleet.runtime.governor import Governor
 from p2pfleet.runtime.inputs import Inputs
 from p2pfleet.runtime.keeping import Finished, Keeper, Submit
-from p2pfleet.runtime.outputs import UNAVAILABLE, Outputs
+from p2pfleet.runtime.outputs import UNAVAILABLE, Outputs, unchecked
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Workshop:
                 )
             case CheckCommitments(job=job):
                 check = partial(self._kept.check, effect)
-                self._start(job, partial(self._answer, check), lambda why: [])
+                self._start(job, partial(self._answer, check), lambda why: [unchecked(effect)])
             case Compare(job=job):
                 self._start(
                     job,

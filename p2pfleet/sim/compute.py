@@ -255,6 +255,8 @@ class Compute:
     def _check(self, effect: ef.CheckCommitments) -> None:
         job, digest = effect.job, effect.digest
         if digest not in self.host.disk.outputs.get(job, {}):
+            lost = tuple((item.unit, item.attempt, item.peer) for item in effect.items)
+            self.host.tell(ev.CommitmentsChecked(job, digest, (), (), lost))
             return
         output = output_of(digest)
         good: list[tuple[int, int, PeerId]] = []

@@ -335,6 +335,9 @@ class Cluster:
                     sides[right == each.commitment].append(key)
                 good, bad = tuple(sides[True]), tuple(sides[False])
                 self.happen(machine, ev.CommitmentsChecked(job, effect.digest, good, bad))
+            else:
+                lost = tuple((each.unit, each.attempt, each.peer) for each in effect.items)
+                self.happen(machine, ev.CommitmentsChecked(job, effect.digest, (), (), lost))
             return
         seed = self.random.randbytes(32)
         items = tuple(item for item in effect.items if item.digest in machine.disk.outputs)

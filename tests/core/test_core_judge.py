@@ -168,6 +168,22 @@ def test_a_vote_for_bytes_that_were_not_committed_to_is_taken_off_the_record() -
     assert bench.state(0) == "open"
 
 
+def test_an_output_that_is_gone_when_commitments_are_opened_is_fetched_again() -> None:
+    bench, job, _ = publishing()
+    bench.prompt = False
+    (check,) = only(ef.CheckCommitments, arrive(bench, job))
+    asked = tuple((item.unit, item.attempt, item.peer) for item in check.items)
+    told = bench.tell(ev.CommitmentsChecked(job, GOOD, (), (), asked))
+    assert bench.publisher().judge.checking == {}
+    assert only(ef.Fetch, told) == [], "not at once: it may be the disk's fault"
+    (fetch,) = only(ef.Fetch, bench.wait(5_000))
+    assert (fetch.ref.sha256, sorted(fetch.sources)) == (GOOD, sorted((ALICE, BOB)))
+    (check,) = only(ef.CheckCommitments, bench.tell(ev.BlobArrived(job, fetch.ref)))
+    bench.tell(bench.checked(check))
+    assert bench.state(0) == "settled"
+    assert bench.publisher().judge.checking == {}
+
+
 def test_a_peer_that_is_not_believed_wins_its_vote_back_by_right_answers() -> None:
     bench, _, poll = court(trust=ALL, units=20)
     for unit in range(4):

@@ -124,16 +124,19 @@ async def test_opened_commitments_are_told_apart(packs: FilePacks) -> None:
 
 
 @guarded()
-async def test_commitments_to_an_output_that_is_not_here_are_answered_by_nothing(
+async def test_commitments_to_an_output_that_is_not_here_are_answered_all_the_same(
     packs: FilePacks,
 ) -> None:
     packs.add(OWN)
-    item = OpenedCommitment(0, 0, ALICE, bytes(32), bytes(32))
+    item = OpenedCommitment(4, 1, ALICE, bytes(32), bytes(32))
     async with bench(packs) as there:
         there.act(CheckCommitments(JOB, Digest(sha256(b"gone")), (item,)))
-        await until(lambda: not there.workshop._scopes)
+        told = await there.next(CommitmentsChecked)
+        assert told.digest == sha256(b"gone")
+        assert (told.good, told.bad, told.lost) == ((), (), ((4, 1, ALICE),))
         there.act(CheckCommitments(JOB, Digest(sha256(OWN)), (item,)))
-        assert (await there.next(CommitmentsChecked)).digest == sha256(OWN)
+        told = await there.next(CommitmentsChecked)
+        assert (told.digest, told.bad, told.lost) == (sha256(OWN), ((4, 1, ALICE),), ())
 
 
 @guarded()
@@ -154,8 +157,9 @@ async def test_what_nobody_foresaw_costs_the_units_and_not_the_node(
             for unit in (1, 2):
                 event = await there.next(UnitUnavailable)
                 assert event == UnitUnavailable(JOB, unit, "RuntimeError: the moon fell down")
-            there.act(CheckCommitments(JOB, Digest(sha256(OWN)), ()))
-            await until(lambda: not there.workshop._scopes)
+            item = OpenedCommitment(4, 1, ALICE, bytes(32), bytes(32))
+            there.act(CheckCommitments(JOB, Digest(sha256(OWN)), (item,)))
+            assert (await there.next(CommitmentsChecked)).lost == ((4, 1, ALICE),)
             there.act(compare(OWN))
             assert (await there.next(Compared)).verdict == "unavailable"
         assert there.quiet()

@@ -183,7 +183,8 @@ def test_commitments_are_opened_by_who_has_the_output() -> None:
             ef.OpenedCommitment(2, 0, PAULA, seed, right),
         ),
     )
-    assert machine.after(check) == []
+    lost = ((2, 0, BOB), (2, 0, PAULA))
+    assert machine.after(check) == [ev.CommitmentsChecked(machine.job, ONE, (), (), lost)]
     machine.keep(ONE)
     (checked,) = machine.after(check)
     assert checked == ev.CommitmentsChecked(machine.job, ONE, ((2, 0, BOB),), ((2, 0, PAULA),))

@@ -184,6 +184,12 @@ class Judge(msgspec.Struct):
                     self.moves.append(Move(number, peer, "false commitment"))
         return sorted(units)
 
+    def commitments_lost(self, digest: Digest, lost: tuple[tuple[int, int, PeerId], ...]) -> None:
+        """An output that was here is here no more: what was to be held against it waits for it."""
+        self.here.pop(digest, None)
+        for key in lost:
+            self.checking.pop(key, None)
+
     def _coin(self, settlement: Settlement, number: int) -> bool:
         drawn = hashlib.sha256(self.coin + settlement.job + number.to_bytes(8, "big")).digest()
         ppm = settlement.manifest.trust.audit_ppm

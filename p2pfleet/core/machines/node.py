@@ -676,6 +676,10 @@ class Node(msgspec.Struct):
             return []
         if job.publisher is not None:
             numbers = job.publisher.judge.commitments_checked(job.settlement, event.good, event.bad)
+            if event.lost:
+                job.publisher.judge.commitments_lost(event.digest, event.lost)
+                units = sorted({number for number, _, _ in event.lost})
+                job.publisher.lost(event.digest, units, now)
         else:
             numbers = sorted({number for number, _, _ in (*event.good, *event.bad)})
             for number, attempt, peer in event.bad:

@@ -100,6 +100,13 @@ class Publisher(msgspec.Struct):
         self.judge.here[digest] = True
         return self.wanted.pop(digest, [])
 
+    def lost(self, digest: Digest, numbers: list[int], now: Millis) -> None:
+        """An output of these units is gone: get it again, but not at once, for it may be the disk's
+        fault."""
+        units = self.wanted.setdefault(digest, [])
+        units.extend(number for number in numbers if number not in units)
+        self._later(digest, now)
+
     def failed(self, ref: BlobRef, now: Millis) -> None:
         """Nobody delivered it: try again later."""
         digest = Digest(ref.sha256)
