@@ -203,6 +203,8 @@ def proofs() -> Iterable[Case]:
         ("another network", "", first, _written(ALICE, _reveal(TWO), network=bytes(32))),
         ("an endorsement of another digest", "", first,
          _written(ALICE, Endorse(3, 0, ref, TWO), sequence=1)),
+        ("a reveal of a claim in a later life, the reveal first", "no commitment",
+         opening(3, 4, index=0, incarnation=2**53 - 1, sequence=0), commits),
         ("two commitments alone", "", commits, again),
         ("a reveal of what was committed to", "", commits, opening(3, 4)),
         ("a reveal with another seed", "seed", commits, opening(3, 4, seed=bytes(32))),

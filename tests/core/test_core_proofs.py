@@ -66,6 +66,44 @@ def sent_proofs(effects: list[Any]) -> list[tuple[PeerId, ...]]:
 # ---- what becomes a proof --------------------------------------------------------------------
 
 
+def naming(named: VerifiedFrame, index: int = 0) -> ms.Reveal:
+    """A reveal that names an entry of a frame, whatever that is."""
+    item = ms.RevealItem(0, 0, GOOD, 1)
+    return ms.Reveal(named.hash, index, bytes(32), (item,), ())
+
+
+@pytest.mark.parametrize("index", [0, 1, 1023])
+@pytest.mark.parametrize("reveal_first", [True, False])
+def test_a_reveal_of_what_is_no_commitment_becomes_a_proof_in_either_order(
+    reveal_first: bool, index: int
+) -> None:
+    bench, job = working()
+    bench.meet(MALLORY)
+    voter = Poll(job.job)[MALLORY]
+    claims = voter.says(ms.Claim((0,)), ms.Release((0,)))
+    opens = voter.says(naming(claims, index))
+    order = (opens, claims) if reveal_first else (claims, opens)
+    told = bench.hear(*order)
+    assert only(ef.SaveProof, told) == [ef.SaveProof(MALLORY, order[0].sealed, order[1].sealed)]
+    assert "no commitment" in bench.node.standing.proved[MALLORY]
+    assert bench.settlement().pending == {}
+    assert bench.unit(0).votes == {}
+
+
+@pytest.mark.parametrize("reveal_first", [True, False])
+def test_a_reveal_of_what_somebody_else_wrote_waits_for_nothing_and_proves_nothing(
+    reveal_first: bool,
+) -> None:
+    bench, job = working()
+    bench.meet(MALLORY)
+    poll = Poll(job.job)
+    claims = poll[BOB].says(ms.Claim((0,)))
+    opens = poll[MALLORY].says(naming(claims))
+    told = bench.hear(*((opens, claims) if reveal_first else (claims, opens)))
+    assert only(ef.Prove, told) == []
+    assert bench.settlement().pending == {}
+
+
 def test_two_answers_in_one_life_become_a_proof_that_is_saved_and_then_spread() -> None:
     bench, job = working()
     bench.meet(CAROL, MALLORY)

@@ -58,6 +58,13 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     entry: Commit
 
 
+class Heard(msgspec.Struct, frozen=True, array_like=True):
+    """A frame that is here: its author, and where it stands."""
+
+    author: PeerId
+    place: Place
+
+
 class Fault(msgspec.Struct, frozen=True, array_like=True):
     """The frame just taken in and this earlier one of the same author may prove a fault."""
 
@@ -81,7 +88,8 @@ class Settlement(msgspec.Struct):
     somebody claimed or answered, ``answered`` all by who voted on them, ``touched`` those
     that changed since the node last looked; ``stirred`` those on which somebody may have become
     too many since the volunteer last looked (``stirred_all``: any of them). ``typical`` are the
-    checks of a middling peer in the snapshot: of who may answer next.
+    checks of a middling peer in the snapshot: of who may answer next. ``heard`` are all frames
+    that are here, ``pending`` by author the reveals of commitments in frames that are not.
     """
 
     job: JobId
@@ -93,6 +101,7 @@ class Settlement(msgspec.Struct):
     tally: dict[str, int] = {}
     latest: dict[PeerId, Place] = {}
     commits: dict[tuple[FrameHash, int], Known] = {}
+    heard: dict[FrameHash, Heard] = {}
     pending: dict[PeerId, dict[tuple[FrameHash, int], tuple[Place, FrameHash, int, Reveal]]] = {}
     later: dict[int, Millis] = {}
     weights: dict[PeerId, int] = {}
@@ -308,6 +317,7 @@ class Settlement(msgspec.Struct):
         if not overtaken:
             self.latest[author] = place
         changed: dict[int, bool] = {}
+        self.heard[frame.hash] = Heard(author, place)
         for index, entry in enumerate(frame.frame.entries):
             match entry:
                 case Claim(units=units):
@@ -333,6 +343,8 @@ class Settlement(msgspec.Struct):
                     if unit.audit is None:
                         unit.audit = (entry.digest, VoteRef(frame.hash, index))
                         changed[entry.unit] = True
+        if self.pending:
+            self._no_commitment(frame.hash, author, outcome)
         for number in changed:
             if decide:
                 self.decide(number, now, counts, outcome)
@@ -408,6 +420,11 @@ class Settlement(msgspec.Struct):
     ) -> None:
         known = self.commits.get((entry.commit, entry.index))
         if known is None:
+            named = self.heard.get(entry.commit)
+            if named is not None:  # what it names there is no commitment
+                if named.author == author:
+                    outcome.faults.append(Fault(author, named.place))
+                return
             waiting = self.pending.setdefault(author, {})
             if len(waiting) < PENDING_A_PEER:
                 waiting.setdefault((entry.commit, entry.index), (place, frame, index, entry))
@@ -453,6 +470,17 @@ class Settlement(msgspec.Struct):
             unit.failures.pop(author, None)
             unit.latest_vote = now
             self.votes += 1
+
+    def _no_commitment(self, frame: FrameHash, author: PeerId, outcome: Outcome) -> None:
+        """A frame is here: whoever still waits for a commitment in it waits in vain."""
+        for who in list(self.pending):
+            waiting = self.pending[who]
+            for key in [key for key in waiting if key[0] == frame]:
+                place = waiting.pop(key)[0]
+                if who == author:
+                    outcome.faults.append(Fault(author, place))
+            if not waiting:
+                del self.pending[who]
 
     def _endorsed(
         self,
