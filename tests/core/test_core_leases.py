@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from core_bench import Bench, only, publishing, states, working
 from core_samples import (
     ALICE,
@@ -16,6 +17,7 @@ from core_samples import (
     manifest,
     peer,
     seal,
+    snapshot,
     unseal,
 )
 
@@ -28,6 +30,7 @@ from p2pfleet.core.model.job import Trust
 from p2pfleet.core.rules.claims import rank
 from p2pfleet.core.rules.sortition import ALLOWANCE_BASE
 from p2pfleet.core.wire.messages import Claim, Failure, Release
+from p2pfleet.core.wire.verified import VerifiedFrame
 
 LEASE_MS = 10_000
 NOW = Millis(1_000_000)
@@ -193,7 +196,7 @@ def late(desk: Settlement, unit: int) -> PeerId:
     return next(
         who
         for who in (peer(str(number)) for number in range(100))
-        if desk.eligible_at(unit, who) > desk.since
+        if desk.eligible_at(unit, who, NOW) > desk.since
     )
 
 
@@ -203,7 +206,7 @@ def test_who_claims_too_early_by_the_receivers_clock_is_ignored_and_not_rejected
     told = bench.hear(poll[early].says(Claim((0,))), source=ALICE)
     assert only(ef.Report, told) == []
     assert bench.settlement().leases.claimants(0, bench.now) == []
-    bench.now = bench.settlement().eligible_at(0, early)
+    bench.now = bench.settlement().eligible_at(0, early, bench.now)
     bench.hear(poll[early].says(Claim((0,))), source=ALICE)
     assert bench.settlement().leases.claimants(0, bench.now) == [early]
     assert job in bench.node.jobs
@@ -212,9 +215,9 @@ def test_who_claims_too_early_by_the_receivers_clock_is_ignored_and_not_rejected
 def test_a_vote_that_came_too_early_counts_when_its_time_has_come() -> None:
     bench, _, poll = publishing(votes=(), trust=CROWD)
     early = late(bench.settlement(), 0)
-    at = bench.settlement().eligible_at(0, early)
+    at = bench.settlement().eligible_at(0, early, bench.now)
     told = bench.hear(*poll.closed({early: {0: GOOD}, ALICE: {0: GOOD}}), source=ALICE)
-    ready = max(at, bench.settlement().eligible_at(0, ALICE))
+    ready = max(at, bench.settlement().eligible_at(0, ALICE, bench.now))
     assert only(ef.Report, told) == []
     assert states([*told, *bench.wait(ready - bench.now - 1)]) == []
     assert states(bench.wait(1)) == [(0, "certified")]
@@ -228,11 +231,54 @@ def test_a_failure_that_came_too_early_says_nothing() -> None:
     assert bench.unit(0).failures == {}
 
 
+def debtor(desk: Settlement, who: PeerId, units: int = 1) -> tuple[Poll, VerifiedFrame, Millis]:
+    """A peer that committed to units from 900 on and has not revealed them in time."""
+    poll = Poll(SAMPLE.job)
+    made = poll[who].commits({900 + unit: GOOD for unit in range(units)})
+    desk.apply(made, NOW, everybody)
+    return poll, made, after(desk.debt_ms)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_who_is_in_debt_comes_last_until_it_reveals(known: bool) -> None:
+    body = manifest(units=1_000, trust=Trust(crowd=100, step_ms=600_000))
+    desk = Settlement.create(SAMPLE.job, body, NOW, judge=False)
+    if known:
+        desk.weigh(snapshot({ALICE: 50, BOB: 50}))
+    poll, made, due = debtor(desk, ALICE)
+    before = Millis(due - 1)
+    theirs = [desk.eligible_at(unit, ALICE, before) for unit in range(50)]
+    assert theirs == [desk.eligible_at(unit, ALICE, NOW) for unit in range(50)], "not yet"
+    last = [desk.eligible_at(unit, ALICE, due) for unit in range(50)]
+    assert max(desk.eligible_at(unit, BOB, due) for unit in range(50)) <= min(last)
+    unit = theirs.index(min(theirs))
+    assert theirs[unit] <= NOW
+    desk.apply(poll[ALICE].says(Claim((unit,))), due, everybody)
+    assert desk.leases.claimants(unit, due) == [], "ignored: another's clock may differ"
+    desk.apply(poll[ALICE].reveals(made), due, everybody)
+    assert [desk.eligible_at(unit, ALICE, due) for unit in range(50)] == theirs
+    desk.apply(poll[ALICE].says(Claim((unit,))), due, everybody)
+    assert desk.leases.claimants(unit, due) == [ALICE]
+
+
+def test_commitments_that_are_never_revealed_gain_no_room() -> None:
+    body = manifest(units=1_000)
+    desk = Settlement.create(SAMPLE.job, body, NOW, judge=False)
+    poll, made, due = debtor(desk, ALICE, units=20)
+    claims = Claim(tuple(range(100)))
+    desk.leases.activity[ALICE].period = due
+    desk.apply(poll[ALICE].says(claims), due, everybody)
+    assert desk.leases.running(due) == ALLOWANCE_BASE
+    desk.apply(poll[ALICE].reveals(made), due, everybody)
+    desk.apply(poll[ALICE].says(claims), due, everybody)
+    assert desk.leases.running(due) == ALLOWANCE_BASE + 2 * 20
+
+
 def test_a_volunteer_takes_no_unit_before_its_time() -> None:
     bench, _ = working(units=20, trust=CROWD)
     for _ in range(200):
         for unit in bench.volunteer().held:
-            assert bench.settlement().eligible_at(unit, ALICE) <= bench.now
+            assert bench.settlement().eligible_at(unit, ALICE, bench.now) <= bench.now
         if len(bench.volunteer().held) > 1:
             break
         bench.wait(1_000)

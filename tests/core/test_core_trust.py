@@ -142,8 +142,8 @@ def test_newcomers_come_last() -> None:
     trust = Trust(crowd=1_000)
     bench, _ = trusting({BOB: 50, CAROL: 50}, trust=trust, units=50)
     desk = bench.settlement()
-    known = [desk.eligible_at(unit, who) for unit in range(50) for who in (BOB, CAROL)]
-    new = [desk.eligible_at(unit, who) for unit in range(50) for who in (MALLORY, DAVE)]
+    known = [desk.eligible_at(unit, who, bench.now) for unit in range(50) for who in (BOB, CAROL)]
+    new = [desk.eligible_at(unit, who, bench.now) for unit in range(50) for who in (MALLORY, DAVE)]
     assert max(known) <= min(new)
 
 

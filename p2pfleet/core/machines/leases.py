@@ -58,19 +58,21 @@ class Leases(msgspec.Struct):
             found.period = now
         return found
 
-    def room(self, peer: PeerId, now: Millis) -> int:
-        """How many more units the peer may claim now."""
+    def room(self, peer: PeerId, now: Millis, debtor: bool = False) -> int:
+        """How many more units the peer may claim now; a ``debtor`` as if it had committed to none.
+
+        Else who commits and never reveals would gain room by it.
+        """
         active = self._active(peer, now)
         held = self.holding.get(peer, {})
         for unit in [u for u in held if self.units[u][peer].until <= now]:
             del held[unit]
             active.lapsed += 1
-        allowed = sortition.allowance(
-            active.committed + active.committed_before, active.lapsed + active.lapsed_before
-        )
+        committed = 0 if debtor else active.committed + active.committed_before
+        allowed = sortition.allowance(committed, active.lapsed + active.lapsed_before)
         return max(0, allowed - len(held))
 
-    def claim(self, peer: PeerId, unit: int, now: Millis) -> bool:
+    def claim(self, peer: PeerId, unit: int, now: Millis, debtor: bool = False) -> bool:
         """Take a claim in, new or renewed; ``False`` if it is ignored."""
         here = self.units.setdefault(unit, {})
         lease = here.get(peer)
@@ -82,7 +84,7 @@ class Leases(msgspec.Struct):
         if lease is not None and lease.until - lease.since >= self.hold_ms:
             return False  # and it had its time: who comes back for the same unit only blocks it
         tries = 0 if lease is None else lease.tries
-        if tries >= TRIES_MAX or self.room(peer, now) < 1:
+        if tries >= TRIES_MAX or self.room(peer, now, debtor) < 1:
             return False
         here[peer] = Lease(now, Millis(now + self.lease_ms), tries + 1)
         held[unit] = True

@@ -90,6 +90,8 @@ class Settlement(msgspec.Struct):
     too many since the volunteer last looked (``stirred_all``: any of them). ``typical`` are the
     checks of a middling peer in the snapshot: of who may answer next. ``heard`` are all frames
     that are here, ``pending`` by author the reveals of commitments in frames that are not.
+    ``owed`` are by author the commitments, by unit and attempt, that are not revealed yet, the
+    oldest first, and when each of them becomes a debt.
     """
 
     job: JobId
@@ -103,6 +105,7 @@ class Settlement(msgspec.Struct):
     commits: dict[tuple[FrameHash, int], Known] = {}
     heard: dict[FrameHash, Heard] = {}
     pending: dict[PeerId, dict[tuple[FrameHash, int], tuple[Place, FrameHash, int, Reveal]]] = {}
+    owed: dict[PeerId, dict[tuple[int, int], Millis]] = {}
     later: dict[int, Millis] = {}
     weights: dict[PeerId, int] = {}
     snapshot: Digest | None = None
@@ -123,6 +126,11 @@ class Settlement(msgspec.Struct):
         return cls(job, manifest, Leases(manifest.lease_ms, hold_ms), since, judge)
 
     # ---- questions ---------------------------------------------------------------------------
+
+    @property
+    def debt_ms(self) -> int:
+        """How long others wait for a commitment to be revealed; it is a debt from then on."""
+        return self.manifest.trust.window_ms * DEBT_WINDOWS
 
     def unit(self, number: int) -> Unit:
         """The unit of this number, from now on with an entry."""
@@ -155,10 +163,18 @@ class Settlement(msgspec.Struct):
         """How many replicas a unit wants that nobody has answered yet."""
         return rule.missing(self.manifest.stop, (), (), self.typical, self.trusting)
 
-    def eligible_at(self, number: int, peer: PeerId) -> Millis:
-        """From when on a peer may take a unit, by this node's clock."""
+    def in_debt(self, peer: PeerId, now: Millis) -> bool:
+        """Whether a peer has left a commitment unrevealed for so long that nobody waits for it."""
+        owed = self.owed.get(peer)
+        return owed is not None and next(iter(owed.values()), now + 1) <= now
+
+    def eligible_at(self, number: int, peer: PeerId, now: Millis) -> Millis:
+        """From when on a peer may take a unit, by this node's clock.
+
+        Newcomers come last, and so does who is in debt, until it reveals.
+        """
         trust = self.manifest.trust
-        known = not self.trusting or peer in self.weights
+        known = (not self.trusting or peer in self.weights) and not self.in_debt(peer, now)
         stop = self.manifest.stop
         wanted = (
             stop.quorum if isinstance(stop, FixedQuorum) else rule.missing(stop, (), (), 0, False)
@@ -183,7 +199,7 @@ class Settlement(msgspec.Struct):
         claims = self.leases.units.get(number, {})
         found = {peer for peer, lease in claims.items() if lease.until > now}
         if unit is not None:
-            debt = self.manifest.trust.window_ms * DEBT_WINDOWS
+            debt = self.debt_ms
             for peer in unit.commits:
                 owed = unit.waiting(peer)
                 if owed is not None and owed.attempt >= unit.attempt - 1 and now - owed.seen < debt:
@@ -363,15 +379,18 @@ class Settlement(msgspec.Struct):
     def _claimed(
         self, author: PeerId, units: tuple[int, ...], now: Millis, corner: Corner | None
     ) -> None:
+        debtor = self.in_debt(author, now)
         for number in units:
             unit = self.units.get(number)
             if unit is not None and (
                 unit.final or author in unit.failures or author in unit.commits
             ):
                 continue
-            if self.eligible_at(number, author) > now or self._full(number, author, now, corner):
+            if self.eligible_at(number, author, now) > now:
                 continue
-            if self.leases.claim(author, number, now):
+            if self._full(number, author, now, corner):
+                continue
+            if self.leases.claim(author, number, now, debtor):
                 self.begun[number] = True
                 self.stirred[number] = True
 
@@ -397,12 +416,14 @@ class Settlement(msgspec.Struct):
             # A second commitment in one attempt is nobody's fault (a crash may do that), and the
             # first one stays.
             if len(mine) < ATTEMPTS_A_PEER and all(c.attempt != item.attempt for c in mine):
-                counts_from = Millis(max(now, self.eligible_at(item.unit, author)))
+                counts_from = Millis(max(now, self.eligible_at(item.unit, author, now)))
                 if counts_from == now:
                     counts_from = Millis(0)
                 mine.append(
                     Committed(item.attempt, frame, index, number, item.commitment, now, counts_from)
                 )
+                owed = self.owed.setdefault(author, {})
+                owed[item.unit, item.attempt] = Millis(now + self.debt_ms)
                 changed[item.unit] = True
                 if unit.state in ("open", "contested"):
                     self.begun[item.unit] = True
@@ -461,6 +482,7 @@ class Settlement(msgspec.Struct):
                 place,
             )
             unit.votes.setdefault(author, []).append(vote)
+            self.owed.get(author, {}).pop((item.unit, item.attempt), None)
             # Only what counts as a vote ends an attempt: else one peer alone could use all of them.
             unit.revealed[item.attempt] = True
             while unit.attempt in unit.revealed and unit.attempt < ATTEMPT_MAX:
@@ -509,7 +531,7 @@ class Settlement(msgspec.Struct):
         unit = self.unit(entry.unit)
         self.leases.release(author, entry.unit)
         if author not in unit.commits and author not in unit.failures:
-            if self.eligible_at(entry.unit, author) > now:
+            if self.eligible_at(entry.unit, author, now) > now:
                 return
             unit.failures[author] = entry.reason
             changed[entry.unit] = True

@@ -107,7 +107,7 @@ class Unit(msgspec.Struct):
     def counting(self, peer: PeerId) -> bool:
         """Whether the peer's answer still counts: it was not withdrawn, and its commitment held
         those bytes as far as is known here."""
-        votes = self.votes.get(peer, ())
+        votes = self.votes.get(peer, [])
         return any(
             (peer, vote.attempt) not in self.withdrawn
             and self.opened.get((peer, vote.attempt)) is not False

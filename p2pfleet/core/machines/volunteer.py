@@ -211,14 +211,15 @@ class Volunteer(msgspec.Struct):
         remaining = settlement.count("open") * settlement.at_first
         target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
         if len(self.held) <= target // 2:
-            room = min(target - len(self.held), settlement.leases.room(self.me, now))
+            debtor = settlement.in_debt(self.me, now)
+            room = min(target - len(self.held), settlement.leases.room(self.me, now, debtor))
             picked = self._pick(settlement, now, counts, room, alone)
             self.rescan_at = None if picked else Millis(now + RESCAN_MS)
             if picked:
                 until = Millis(now + settlement.manifest.lease_ms)
                 entries.append(Claim(tuple(sorted(picked))))
                 for number in picked:
-                    settlement.leases.claim(self.me, number, now)
+                    settlement.leases.claim(self.me, number, now, debtor)
                     self.held[number] = self._hold(now, until)
                     effects.append(Execute(settlement.job, number, sources))
         return entries, effects
@@ -308,7 +309,7 @@ class Volunteer(msgspec.Struct):
         wanted = settlement.missing(number, others, now) > 0
         if not wanted and alone and not others and self._audits(settlement, number):
             self.audits[number] = wanted = True
-        return wanted and settlement.eligible_at(number, self.me) <= now
+        return wanted and settlement.eligible_at(number, self.me, now) <= now
 
     def _audits(self, settlement: Settlement, number: int) -> bool:
         """Whether to run a certified unit once more, while its publisher is away.
