@@ -110,6 +110,7 @@ class Cluster:
                 crowd=plan.crowd,
                 window_ms=plan.window_ms,
             ),
+            work=plan.work,
         )
         verified = unseal(seal(manifest))
         assert isinstance(verified, VerifiedManifest)

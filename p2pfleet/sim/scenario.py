@@ -117,8 +117,9 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     for faulty; else for a fixed ``quorum``. ``audit`` is the share of units that its publisher
     executes itself, ``ringers`` how many answers it knows beforehand. With ``tolerance`` answers of
     different numeric classes are the same one. ``divergent`` is the share of its units in which
-    numeric classes differ. ``cpu_ms`` is what a unit may take at most, and after ``lasts_ms`` the
-    job expires. ``custodians`` volunteers have all its inputs from the beginning.
+    numeric classes differ. ``cpu_ms`` is what a unit may take at most, ``work`` how many operations
+    it counts for (no round number, so that credit is rounded), and after ``lasts_ms`` the job
+    expires. ``custodians`` volunteers have all its inputs from the beginning.
     """
 
     publisher: Annotated[str, Meta(max_length=40)]
@@ -134,6 +135,7 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas_max: Annotated[int, Meta(ge=1, le=64)] = 8
     lease_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = 10_000
     cpu_ms: Annotated[int, Meta(ge=1, le=DAY_MS)] = 60_000
+    work: Annotated[int, Meta(ge=0, le=2**53 - 1)] = 1_234_567
     at_ms: Time = 1_000
     lasts_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = DAY_MS
     divergent: Share = 0.0

@@ -81,6 +81,10 @@ def test_every_volunteer_holds_what_the_publisher_signed_for_it(clusters: list[C
     (cluster,) = clusters
     issued = {each.peer: each for each in receipts(cluster, "paula-0")}
     assert sum(each.units for each in issued.values()) == 2 * 20
+    (manifest,) = cluster.published.values()
+    assert manifest.work > 1_000_000
+    assert all(each.work == each.units * manifest.work for each in issued.values())
+    assert all(each.work <= each.credit <= 2 * each.work for each in issued.values())
     for number in range(5):
         (held,) = receipts(cluster, f"v-{number}")
         assert held == issued[held.peer]
