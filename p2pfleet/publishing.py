@@ -47,6 +47,7 @@ from p2pfleet.submission import (
     shortage,
     stop_of,
     told,
+    window_ms,
 )
 from p2pfleet.trial import exact_floats, findings, load_own, ringers_of, run_first, unconfined
 
@@ -104,6 +105,7 @@ async def prepare(
         # By a fixed quorum all votes count alike, and no snapshot is handed out.
         snapshot=Digest(snapshot) if snapshot and isinstance(stop, Confidence) else None,
         audit_ppm=audit_ppm(request),
+        window_ms=window_ms(request),
     )
     check_bounds(trust)
     check_ringers(request)

@@ -12,6 +12,8 @@ import msgspec
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.comparison import OutputTolerance, Tolerance
 from p2pfleet.core.model.job import (
+    WINDOW_MAX_MS,
+    WINDOW_MIN_MS,
     Comparison,
     Confidence,
     Exact,
@@ -42,7 +44,8 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quorum of 2. ``tolerance``: floating outputs are compared by distance, those in ``tolerances``
     by a distance of their own; else every byte counts. ``audit`` of all certified units are
     executed here once more; ``ringers`` units are executed here beforehand. ``model_class`` names
-    the kind of work by which records of peers are kept. ``strict``: refuse what would otherwise
+    the kind of work by which records of peers are kept. ``window_s`` seconds a volunteer waits for
+    others before it says what it committed to (default: 5). ``strict``: refuse what would otherwise
     only be warned of.
     """
 
@@ -63,6 +66,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_s: float = 60.0
     output_mb: int = 64
     lease_s: float = 30.0
+    window_s: float | None = None
     expires_h: float = 24.0
     strict: bool = False
 
@@ -186,6 +190,23 @@ def audit_ppm(request: SubmitRequest) -> int:
     return _parts(Decimal(str(share)), 10**6)
 
 
+def window_ms(request: SubmitRequest) -> int:
+    """How long others are waited for before a commitment is revealed, in milliseconds.
+
+    Raises :class:`P2pfleetError` if it is out of bounds.
+    """
+    if request.window_s is None:
+        return Trust().window_ms
+    least, most = WINDOW_MIN_MS / 1000, WINDOW_MAX_MS / 1000
+    if not least <= request.window_s <= most:
+        raise _wrong(
+            f"Volunteers cannot wait {request.window_s:g} s for each other.",
+            f"Give --window a number from {least:g} to {most:g} seconds; longer than one unit "
+            "takes the slowest volunteer is of no use.",
+        )
+    return round(request.window_s * 1000)
+
+
 def check_ringers(request: SubmitRequest) -> None:
     """Raises :class:`P2pfleetError` if more ringers are asked for than can be told."""
     if request.ringers is not None and not 0 <= request.ringers <= RINGERS_MAX:
@@ -220,6 +241,7 @@ def told(manifest: Manifest, ringers: int) -> dict[str, Any]:
         "model_class": trust.model_class,
         "snapshot": None if trust.snapshot is None else trust.snapshot.hex(),
         "crowd": trust.crowd,
+        "window_s": trust.window_ms / 1000,
         "work": manifest.work,
     }
 

@@ -80,7 +80,7 @@ def make_request(
         ("assume-faulty", assume_faulty),
     ):
         if value is not None and not math.isfinite(value):
-            option = key.replace("_", "-")
+            option = "window" if key == "window_s" else key.replace("_", "-")
             raise P2pfleetError(
                 f"--{option} {value} is no number to reckon with.",
                 "See 'p2pfleet submit --help'.",

@@ -21,6 +21,7 @@ from p2pfleet.cli.results_folder import check_results_folder
 from p2pfleet.cli.waiting import PATIENCE_S, outcome, succeeded, wait_inside, wait_through
 from p2pfleet.config import NODE_FILE, load_config, load_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.model.job import WINDOW_MAX_MS, WINDOW_MIN_MS, Trust
 from p2pfleet.core.wire.messages import RINGERS_MAX
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ class _Submit(click.Command):
 @click.option(
     "--lease-s", type=click.FloatRange(1, 86400), default=30.0, show_default=True,
     help="How long a volunteer may hold a unit without an answer.",
+)  # fmt: skip
+@click.option(
+    "--window", "window_s", metavar="SECONDS",
+    type=click.FloatRange(WINDOW_MIN_MS / 1000, WINDOW_MAX_MS / 1000),
+    help="How long a volunteer that has an answer waits for others to have one, before it says "
+    f"which (default: {Trust().window_ms / 1000:g}). Raise it where units take some volunteers "
+    "longer than others.",
 )  # fmt: skip
 @click.option(
     "--expires-h", type=click.FloatRange(0.01, 720), default=24.0, show_default=True,

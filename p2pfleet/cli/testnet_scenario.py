@@ -55,6 +55,7 @@ class JobTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mb: Annotated[int, Meta(ge=16, le=2**20)] = 512
     cpu_s: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
     lease_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    window_s: Annotated[float, Meta(ge=0.1, le=3_600)] | None = None
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -49,6 +49,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_s: float = 60.0
     output_mb: int = 64
     lease_s: float = 30.0
+    window_s: float | None = None
     expires_h: float = 24.0
     strict: bool = False
 
@@ -194,6 +195,9 @@ def files(tmp_path: Path) -> Path:
         (("model.onnx", "in", "--expires-h", "721"), "expires"),
         (("model.onnx", "in", "--cpu-s", "nan"), "cpu"),
         (("model.onnx", "in", "--lease-s", "inf"), "lease"),
+        (("model.onnx", "in", "--window", "0.05"), "window"),
+        (("model.onnx", "in", "--window", "3601"), "window"),
+        (("model.onnx", "in", "--window", "nan"), "--window"),
         (("model.onnx", "in", "--name", "a\x1bb"), "no name"),
         (("model.onnx", "in", "--name", ""), "no name"),
         (("model.onnx", "in", "--output", "in"), "not empty"),
@@ -286,6 +290,18 @@ def test_how_sure_to_be_is_asked_of_the_node(invoke: Invoke, files: Path, node: 
     assert (sent.quorum, sent.confidence, sent.assume_faulty) == (None, 0.999, 0.2)
     assert (sent.replicas_max, sent.audit, sent.ringers) == (12, 0.05, 7)
     assert (sent.model_class, sent.tolerance, sent.tolerances) == ("faces", False, ())
+
+
+def test_how_long_volunteers_wait_for_each_other_is_asked_of_the_node(
+    invoke: Invoke, files: Path, node: FakeNode
+) -> None:
+    assert invoke("submit", "model.onnx", "in").exit_code == 0
+    assert asked(node).window_s is None
+    assert invoke("submit", "model.onnx", "in", "--window", "0.5").exit_code == 0
+    assert asked(node).window_s == 0.5
+    shown = " ".join(invoke("submit", "--help").output.split())
+    assert "--window SECONDS" in shown
+    assert "default: 5" in shown
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,14 @@ from p2pfleet.ports import Execution, ExecutionFault, ModelSignature, SandboxJob
 from p2pfleet.publishing import Draft, SubmitRequest, prepare
 from p2pfleet.ringers import Bench, Ringers, compute, how_many
 from p2pfleet.running import RunningNode
-from p2pfleet.submission import audit_ppm, comparison_of, limits_of, shortage, stop_of
+from p2pfleet.submission import (
+    audit_ppm,
+    comparison_of,
+    limits_of,
+    shortage,
+    stop_of,
+    window_ms,
+)
 from tests.adapters.sandbox import models
 from tests.adapters.sandbox.models import bundle
 
@@ -131,6 +138,11 @@ def test_other_numbers_have_bounds_as_well() -> None:
     assert "cpu" in refused(lambda: limits_of(request(cpu_s=math.inf)))
     assert "no share" in refused(lambda: audit_ppm(request(audit=1.5)))
     assert "no share" in refused(lambda: audit_ppm(request(audit=math.nan)))
+    assert window_ms(request()) == 5_000
+    assert window_ms(request(window_s=0.1)) == 100
+    assert window_ms(request(window_s=3600)) == 3_600_000
+    for wrong in (0.0999, 3600.1, -1.0, math.nan, math.inf):
+        assert "wait" in refused(lambda wrong=wrong: window_ms(request(window_s=wrong)))
     assert "129 ringers" in refused(lambda: ringing_checked(129))
     assert "-1 ringers" in refused(lambda: ringing_checked(-1))
 
@@ -379,7 +391,7 @@ ROWS = np.random.default_rng(4).standard_normal((60, 16)).astype(F32)
 async def test_a_confident_job_says_all_that_it_asks_for(tmp_path: Path) -> None:
     draft = await prepared(
         tmp_path, models.matmul(16), {"x": ROWS}, confidence=0.999, tolerance=True, crowd=9,
-        snapshot=bytes(range(32)), model_class="faces",
+        snapshot=bytes(range(32)), model_class="faces", window_s=1.25,
     )  # fmt: skip
     manifest, trust = draft.manifest, draft.manifest.trust
 
@@ -388,6 +400,7 @@ async def test_a_confident_job_says_all_that_it_asks_for(tmp_path: Path) -> None
     assert manifest.work == 2 * 16 * 16 + 16, "a product and a softmax, of one row"
     assert (trust.model_class, trust.crowd, trust.audit_ppm) == ("faces", 9, 100_000)
     assert trust.snapshot == bytes(range(32))
+    assert trust.window_ms == 1_250
     assert len(draft.ringers) == 2, "2 % of 60"
     assert trust.ringers == ringers_hash(OpenRingers(draft.ringers_secret, draft.ringers))
     assert draft.warnings == draft.notes == ()
@@ -395,6 +408,7 @@ async def test_a_confident_job_says_all_that_it_asks_for(tmp_path: Path) -> None
         "stop": "confidence", "confidence": 0.999, "assume_faulty": 0.1, "replicas_max": 11,
         "comparison": "tolerance", "tolerances": {}, "audit": 0.1, "ringers": 2,
         "model_class": "faces", "snapshot": bytes(range(32)).hex(), "crowd": 9, "work": 528,
+        "window_s": 1.25,
     }  # fmt: skip
     json.dumps(draft.terms())
 

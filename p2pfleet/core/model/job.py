@@ -14,6 +14,8 @@ MAX_UNITS = 1_000_000
 MAX_PACKS = 1_024
 MAX_BLOB_BYTES = 16 * 2**30
 MAX_EXPIRY_MS = 30 * 24 * 3600 * 1000
+WINDOW_MIN_MS = 100
+WINDOW_MAX_MS = 3_600_000
 
 UnitIndex = Annotated[int, Meta(ge=0, lt=MAX_UNITS)]
 Bytes = Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
@@ -78,7 +80,7 @@ class Trust(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     audit_ppm: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     crowd: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     step_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 2_000
-    window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 5_000
+    window_ms: Annotated[int, Meta(ge=WINDOW_MIN_MS, le=WINDOW_MAX_MS)] = 5_000
 
 
 class UnitInput(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
