@@ -110,6 +110,36 @@ class BlobNotFound(Exception):
     """No source delivered the blob; says what each one answered."""
 
 
+class ArrivingPieces(Protocol):
+    """A blob that arrives in pieces of PIECE_BYTES (the last may be shorter), in any order.
+
+    May be used from several threads at once. Survives a restart like the blob itself.
+    """
+
+    def held(self) -> bytearray:
+        """One byte a piece: 1 if it is here. A copy."""
+        ...
+
+    def write(self, piece: int, data: bytes | memoryview) -> bool:
+        """Keep one whole piece; ``False`` if it was here already (the first that comes counts).
+
+        Raises :class:`P2pfleetError` when the quota or the disk is full.
+        """
+        ...
+
+    def read(self, piece: int) -> bytes:
+        """The bytes of a piece that is here."""
+        ...
+
+    def right(self) -> bool:
+        """Whether all pieces are here and have the blob's hash. Changes nothing; blocks."""
+        ...
+
+    def open(self) -> int | None:
+        """A descriptor to read pieces from, at their place; ``None`` when it is gone."""
+        ...
+
+
 class PartialBlob(Protocol):
     """A blob that is arriving. Survives a restart: what was written is found again."""
 
@@ -123,6 +153,14 @@ class PartialBlob(Protocol):
 
     def write(self, data: bytes) -> None:
         """Append. Raises :class:`P2pfleetError` when the quota or the disk is full."""
+        ...
+
+    def pieces(self) -> ArrivingPieces | None:
+        """Let it arrive in pieces from now on; whole pieces that are here stay.
+
+        ``None`` if this one only grows from the front. After it, ``write`` is not for use until
+        ``restart``. Blocks; raises :class:`P2pfleetError` when there is no room for all of it.
+        """
         ...
 
     def restart(self) -> None:
@@ -150,9 +188,11 @@ class Bulk(Protocol):
     """Models, tables, packs and outputs: large, verified by hash, resumable."""
 
     async def fetch(self, partial: PartialBlob, sources: Sequence[PeerId]) -> PeerId:
-        """Fill ``partial`` from the first source that can; returns who completed it.
+        """Fill ``partial``; returns who completed it.
 
-        Continues where it stands; a source that sends wrong bytes is reported and left. Raises
+        Small ones come from the first source that can; large ones, if ``partial`` takes pieces,
+        from several at once, and what is here of them is served to others meanwhile. Continues
+        where it stands; a source that sends wrong bytes is reported and left. Raises
         :class:`BlobNotFound` when every source failed.
         """
         ...

@@ -56,6 +56,9 @@ class Candidate:
         assert len(self.data) + len(data) <= self.ref.length
         self.data += data
 
+    def pieces(self) -> None:
+        """It grows from the front, and nobody else gets it."""
+
     def restart(self) -> None:
         """Throw away what is here."""
         self.data.clear()

@@ -14,6 +14,10 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``max_peers`` bounds the peers that are reported; up to ``visitors`` further connections are
     served for ``visit_s``, so that newcomers can ask a full node's DHT for the way.
+
+    ``bulk_port`` is the TCP port of the bulk channel (0: the system chooses), on the hosts of
+    ``listen``. Blobs from ``bulk_from_bytes`` on are worth a connection of their own, and those
+    from ``pieces_from_bytes`` on are fetched from up to ``piece_sources`` peers at once.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -71,3 +75,21 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     blob_idle_s: float = 120.0
     blob_answer_s: float = 45.0
     blob_chunk_s: float = 20.0
+
+    bulk: bool = True
+    bulk_port: int = 0
+    bulk_from_bytes: int = 256 * 1024
+    bulk_connections: int = 64
+    bulk_connections_per_peer: int = 4
+    bulk_connections_per_address: int = 16
+    bulk_handshakes: int = 16
+    bulk_connect_s: float = 2.0
+    bulk_handshake_s: float = 10.0
+    bulk_idle_s: float = 60.0
+    bulk_ticket_s: float = 20.0
+    bulk_tickets: int = 512
+    bulk_unreachable_s: float = 300.0
+
+    pieces_from_bytes: int = 4 * 2**20
+    piece_sources: int = 6
+    piece_patience_s: float = 45.0

@@ -21,7 +21,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from p2pfleet.adapters.network import muxer
 from p2pfleet.adapters.network.addresses import endpoint, expand, parse_listen
 from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission, connect_quickly
-from p2pfleet.adapters.network.blobs import BlobFetcher, BlobServer
+from p2pfleet.adapters.network.bulk import Blobs
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import (
     StreamGuard,
@@ -39,7 +39,7 @@ from p2pfleet.adapters.network.peers import Dialler
 from p2pfleet.adapters.network.sessions import Sessions
 from p2pfleet.core.errors import P2pfleetError, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
-from p2pfleet.core.wire.names import BLOB_PROTOCOL, FRAME_PROTOCOL, announcements_topic
+from p2pfleet.core.wire.names import FRAME_PROTOCOL, announcements_topic
 from p2pfleet.ports import (
     AddressBook,
     BlobGate,
@@ -152,10 +152,10 @@ class Host:
             self.report,
             lambda: [library_id(one.peer) for one in self._sessions.peers()],
         )
-        self._blobs = BlobFetcher(config, network, self._host, self.report)
-        server = BlobServer(config, network, blobs, may_fetch, self.report)
+        self._blobs = Blobs(
+            config, network, self._host, me, pair.private_key.sign, blobs, may_fetch, self.report
+        )
         self._host.set_stream_handler(FRAME_PROTOCOL, self._sessions.serve)
-        self._host.set_stream_handler(BLOB_PROTOCOL, server.serve)
         for protocol, seconds in _TIMED.items():
             handler = self._host.multiselect.handlers[protocol]
             self._host.set_stream_handler(
@@ -282,6 +282,7 @@ class Host:
             contain_tasks(manager)
             stack.push_async_callback(self._close)
             await self._bind()
+            await self._blobs.start([str(one).split("/")[2] for one in self._listen], self._tasks)
             await self._dialler.load()
             await stack.enter_async_context(self._gossip.running())
             await stack.enter_async_context(self._rendezvous.running())

@@ -22,6 +22,7 @@ from p2pfleet.adapters.store.blob_files import BlobFiles
 from p2pfleet.adapters.store.durable_file import make_folder, os_errors_explained
 from p2pfleet.adapters.store.pack_index import Member, PackIndex, Place
 from p2pfleet.adapters.store.partial import FilePartial
+from p2pfleet.adapters.store.piece_file import size_in_pieces
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.ids import (
     Cid,
@@ -139,7 +140,7 @@ class FilePacks:
                 name = f"{stem}.{number}.part"
             path = self._partial_folder / name
             present = path.stat().st_size if path.exists() else 0
-            if present > ref.length:
+            if present > ref.length and present != size_in_pieces(ref.length):
                 path.unlink()
                 present = 0
             self._note_arriving(name, present)

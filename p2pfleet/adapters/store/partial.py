@@ -1,4 +1,7 @@
-"""A blob that is arriving: a file that grows from the front and is kept once its hash is right."""
+"""A blob that is arriving: a file that grows from the front, or in pieces.
+
+It is kept once its hash is right.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from p2pfleet.adapters.store.blob_files import hash_file
 from p2pfleet.adapters.store.durable_file import os_errors_explained, write_all
+from p2pfleet.adapters.store.piece_file import FilePieces, size_in_pieces
 from p2pfleet.core.model.ids import Cid, cid_from_sha256, cid_text
 from p2pfleet.core.model.job import BlobRef
 
@@ -34,6 +38,10 @@ class FilePartial:
         self._keep = keep
         self._kept = False
         self._hash = None if present else hashlib.sha256()
+        self._pieces: FilePieces | None = None
+        if present > ref.length:
+            assert present == size_in_pieces(ref.length)
+            self._pieces = FilePieces(ref, path)
 
     @property
     def ref(self) -> BlobRef:
@@ -43,11 +51,27 @@ class FilePartial:
     @property
     def present(self) -> int:
         """Bytes from the start that are there already; the next ``write`` continues there."""
-        return self._present
+        return self._present if self._pieces is None else self._pieces.present()
+
+    def pieces(self) -> FilePieces:
+        """Let it arrive in pieces from now on; whole pieces that are here stay. Raises
+        :class:`P2pfleetError` when there is no room for all of it."""
+        if self._kept:
+            raise ValueError(f"{cid_text(self._cid)} is complete and kept")
+        if self._pieces is None:
+            self._resize(self._path, size_in_pieces(self._ref.length))
+            try:
+                self._pieces = FilePieces.convert(self._ref, self._path, self._present)
+            except BaseException:
+                self._resize(self._path, self._present)
+                raise
+        return self._pieces
 
     def write(self, data: bytes) -> None:
         """Append. Raises :class:`P2pfleetError` when the quota or the disk is full (then nothing
         of ``data`` counts), and ValueError for bytes beyond the length or after the end."""
+        if self._pieces is not None:
+            raise ValueError(f"{cid_text(self._cid)} arrives in pieces")
         end = self._present + len(data)
         if self._kept or end > self._ref.length:
             raise ValueError(
@@ -77,6 +101,9 @@ class FilePartial:
         """Throw away what is there (the bytes turned out wrong)."""
         if self._kept:
             raise ValueError(f"{cid_text(self._cid)} is complete and kept")
+        if self._pieces is not None:
+            self._pieces.end()
+            self._pieces = None
         with os_errors_explained(self._path):
             self._path.unlink(missing_ok=True)
         self._resize(self._path, 0)
@@ -91,8 +118,10 @@ class FilePartial:
         """
         if self._kept:
             return True
-        if self._present < self._ref.length:
+        if self.present < self._ref.length:
             return False
+        if self._pieces is not None:
+            return self._finish_pieces(self._pieces)
         create = 0 if self._present else os.O_CREAT
         with os_errors_explained(self._path):
             descriptor = os.open(self._path, os.O_RDWR | create, 0o600)
@@ -104,6 +133,24 @@ class FilePartial:
         if digest != self._ref.sha256:
             self.restart()
             return False
+        self._keep(self._path, self._cid, self._ref.length)
+        self._kept = True
+        return True
+
+    def _finish_pieces(self, pieces: FilePieces) -> bool:
+        if not pieces.right():
+            self.restart()
+            return False
+        pieces.end()
+        with os_errors_explained(self._path):
+            descriptor = os.open(self._path, os.O_RDWR)
+            try:
+                os.ftruncate(descriptor, self._ref.length)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        # Without its marks it is a file that has grown from the front to its end.
+        self._present, self._pieces, self._hash = self._ref.length, None, None
         self._keep(self._path, self._cid, self._ref.length)
         self._kept = True
         return True

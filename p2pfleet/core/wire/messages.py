@@ -36,7 +36,7 @@ from p2pfleet.core.model.job import (
     Trust,
     UnitIndex,
 )
-from p2pfleet.core.wire.names import MAX_FRAME_BYTES
+from p2pfleet.core.wire.names import MAX_FRAME_BYTES, MAX_PIECES, PIECES_A_GRANT
 
 SIGNATURE_PREFIX = b"p2pfleet-signed-1:"
 
@@ -456,3 +456,67 @@ class BlobHeader(_Message, frozen=True, tag="have"):
 
 
 BlobMessage = BlobRequest | BlobHeader
+
+
+# ---- bulk channel ----------------------------------------------------------------------------
+
+PieceMap = Annotated[bytes, Meta(max_length=MAX_PIECES // 8)]
+Piece = Annotated[int, Meta(ge=0, lt=MAX_PIECES)]
+Pause = Annotated[int, Meta(ge=0, le=3_600_000)]
+
+
+class TicketRequest(_Message, frozen=True, tag="ticket"):
+    """Ask to be let in on the bulk channel."""
+
+    network: NetworkIdField
+
+
+class Ticket(_Message, frozen=True, tag="admit"):
+    """Opens one connection to ``port``, once, within ``lifetime_ms``.
+
+    ``certificate`` is the SHA-256 of the certificate that is shown there.
+    """
+
+    port: Annotated[int, Meta(ge=1, le=65_535)]
+    ticket: Hash
+    certificate: Hash
+    lifetime_ms: Pause
+
+
+class NoTicket(_Message, frozen=True, tag="refuse"):
+    """No ticket; worth asking again after ``wait_ms``."""
+
+    wait_ms: Pause
+
+
+class PiecesRequest(_Message, frozen=True, tag="pieces"):
+    """Ask which pieces of a range the peer has, and which of them to fetch from it.
+
+    ``held`` maps the pieces that the sender has or gets elsewhere (bit ``i % 8`` of byte
+    ``i // 8``; what is left out is 0), ``most`` is how many it takes now, ``waited_ms`` how long it
+    has been without any.
+    """
+
+    network: NetworkIdField
+    cid: CidField
+    offset: Bytes
+    length: Bytes
+    held: PieceMap
+    most: Annotated[int, Meta(ge=1, le=PIECES_A_GRANT)]
+    waited_ms: Pause
+
+
+class Pieces(_Message, frozen=True, tag="holds"):
+    """The answer: which pieces are here, and which of them to ask for now.
+
+    ``complete``: all of them, and their hash was checked; then ``held`` is empty. An empty
+    ``take`` means to come back after ``wait_ms``.
+    """
+
+    complete: bool
+    held: PieceMap
+    take: Annotated[tuple[Piece, ...], Meta(max_length=PIECES_A_GRANT)]
+    wait_ms: Pause
+
+
+BulkMessage = TicketRequest | Ticket | NoTicket | PiecesRequest | Pieces

@@ -8,12 +8,16 @@ PROTOCOL_VERSION = 1
 
 FRAME_PROTOCOL = "/p2pfleet/frames/1.0.0"
 BLOB_PROTOCOL = "/p2pfleet/blobs/1.0.0"
+BULK_PROTOCOL = "/p2pfleet/bulk/1.0.0"
 
 MAX_FRAME_BYTES = 32 * 1024
 MAX_MESSAGE_BYTES = 68 * 1024  # a proof is two frames
 MAX_ANNOUNCEMENT_BYTES = 8 * 1024
 MAX_TABLE_BYTES = 64 * 2**20
 BLOB_CHUNK_BYTES = 64 * 1024
+PIECE_BYTES = 2**20
+MAX_PIECES = 16 * 1024
+PIECES_A_GRANT = 16
 
 
 def announcements_topic(network: NetworkId) -> str:

@@ -103,6 +103,9 @@ class MemoryPartial:
         self.data += data
         self.on_write()
 
+    def pieces(self) -> None:
+        return None
+
     def restart(self) -> None:
         self.data.clear()
         self.restarts += 1
