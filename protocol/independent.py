@@ -200,6 +200,18 @@ BLOB_MESSAGE = tagged(
     ("want", "BlobRequest", record(network=HASH, cid=CID, offset=SIZE, length=SIZE)),
     ("have", "BlobHeader", record(found=boolean, length=SIZE)),
 )
+BULK_MESSAGE = tagged(
+    ("ticket", "TicketRequest", record(network=HASH)),
+    ("admit", "Ticket", record(
+        port=whole(1, 65535), ticket=HASH, certificate=HASH, lifetime_ms=whole(0, 3_600_000))),
+    ("refuse", "NoTicket", record(wait_ms=whole(0, 3_600_000))),
+    ("pieces", "PiecesRequest", record(
+        network=HASH, cid=CID, offset=SIZE, length=whole(1, 2**34), held=octets(0, 2048),
+        most=whole(1, 16), waited_ms=whole(0, 3_600_000))),
+    ("holds", "Pieces", record(
+        complete=boolean, held=octets(0, 2048), take=many(whole(0, 16_383), 0, 16),
+        wait_ms=whole(0, 3_600_000))),
+)  # fmt: skip
 NETWORK = tagged(
     ("p2pfleet/1/network", "NetworkParameters",
      record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean, owner=nullable(HASH),
@@ -239,6 +251,7 @@ def bundle(value: Any) -> list[Any]:
 KINDS: dict[str, tuple[Reader, int]] = {
     "body": (BODY, 32 * 1024), "entry": (ENTRY, 32 * 1024), "announcement": (SEALED, 8 * 1024),
     "message": (MESSAGE, 68 * 1024), "blob message": (BLOB_MESSAGE, 256),
+    "bulk message": (BULK_MESSAGE, 2304),
     "network": (NETWORK, 1024), "table": (TABLE, 64 * 2**20), "bundle": (bundle, 16 * 2**30),
     "certificate": (CERTIFICATE, 32 * 1024), "sealed": (SEALED, 68 * 1024),
 }  # fmt: skip

@@ -104,6 +104,8 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
     sealed, hello = SEALED_RECORD, _named("hello")
     jobs, frames = _named("a jobs summary"), _named("a frames summary")
     want, have = _named("a request"), _named("found")
+    ticket, pieces = _named("a ticket"), _named("pieces are wanted")
+    holds = _named("all pieces are here")
     wanted = _named("one unit wanted")
     digest, vote, long_hash = bytes(32), [bytes(32), 0, 0], bytes(33)
     low, high = bytes(32), b"\xff" * 32
@@ -237,6 +239,17 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("blob message", want, ((1, b"", "bound"), (2, bytes(35), "bound"),
                                 (3, 16 * GIB + 1, "bound"), (4, 16 * GIB + 1, "bound"))),
         ("blob message", have, ((1, 1, "type"), (2, -1, "bound"), (2, 16 * GIB + 1, "bound"))),
+        ("bulk message", ticket, ((1, 0, "bound"), (1, 65_536, "bound"), (2, bytes(31), "bound"),
+                                  (3, bytes(33), "bound"), (4, 3_600_001, "bound"),
+                                  (4, MISSING, "fields"), (0, "Ticket", "tag"))),
+        ("bulk message", pieces, ((1, b"", "bound"), (2, bytes(35), "bound"),
+                                  (4, 16 * GIB + 1, "bound"), (4, 0, "bound"),
+                                  (5, bytes(2049), "bound"), (5, "", "type"),
+                                  (6, 0, "bound"), (6, 17, "bound"),
+                                  (7, 3_600_001, "bound"))),
+        ("bulk message", holds, ((1, 0, "type"), (2, bytes(2049), "bound"),
+                                 (3, [16_384], "bound"), (3, [0] * 17, "bound"),
+                                 (3, [-1], "bound"), (4, -1, "bound"))),
         ("table", TABLE, (
             (0, [], "bound"), (0, [bytes(35)], "bound"), (1, [], "bound"),
             ((1, 0, 0), 1024, "bound"), ((1, 0, 1), 16 * GIB + 1, "bound"),
@@ -301,6 +314,7 @@ def _long() -> Iterable[dict[str, Any]]:
          [["93" + big, 1], ["00", 8192], ["c420" + author + "c440" + "00" * 64, 1]]),
         ("a body of 32 KiB and a byte, alone", "body", "size", [["c0", 32 * 1024 + 1]]),
         ("a blob request of 257 bytes", "blob message", "size", [["c0", 257]]),
+        ("a bulk message of 2305 bytes", "bulk message", "size", [["c0", 2305]]),
         ("5000 arrays, one in the other", "entry", "syntax", [["91", 5000]]),
         ("an array that claims 4 billion entries", "entry", "syntax", "ddffffffff"),
         ("bytes that claim 4 billion", "sealed", "syntax", "93c6ffffffff"),

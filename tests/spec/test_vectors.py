@@ -64,6 +64,7 @@ from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
     AuthorPosition,
     BlobMessage,
+    BulkMessage,
     Certificate,
     Claim,
     Closure,
@@ -105,6 +106,7 @@ KINDS: dict[str, tuple[Any, int]] = {
     "announcement": (Sealed, MAX_ANNOUNCEMENT_BYTES),
     "message": (Message, MAX_MESSAGE_BYTES),
     "blob message": (BlobMessage, 256),
+    "bulk message": (BulkMessage, 2304),
     "network": (NetworkParameters, 1024),
     "table": (UnitTable, MAX_TABLE_BYTES),
     "certificate": (Certificate, MAX_FRAME_BYTES),

@@ -21,7 +21,7 @@ from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_from_sha256
 from p2pfleet.core.wire import codec
 from p2pfleet.core.wire.messages import BlobRequest, Pieces, PiecesRequest
-from p2pfleet.core.wire.names import MAX_PIECES, PIECE_BYTES
+from p2pfleet.core.wire.names import PIECE_BYTES
 from p2pfleet.ports import BlobGate, BlobReader
 
 logger = logging.getLogger(__name__)
@@ -105,8 +105,6 @@ class BlobAnswers:
     async def pieces(self, peer: PeerId, request: PiecesRequest) -> Pieces:
         """Which pieces are here, and which ``peer`` should take; waits a while for news of a blob
         that is arriving and has nothing for it yet. Raises :class:`Malformed`."""
-        if not 0 < request.length <= MAX_PIECES * PIECE_BYTES:
-            raise Malformed(f"pieces of {request.length} bytes")
         count = -(-request.length // PIECE_BYTES)
         if len(request.held) > -(-count // 8):
             raise Malformed("a map of more pieces than there are")

@@ -116,7 +116,7 @@ class BulkCarrier:
         idle = self._idle.get(source, [])
         while idle:
             since, connection = idle.pop()
-            if trio.current_time() - since < _IDLE_S and not connection.over:
+            if trio.current_time() - since < _IDLE_S and connection.quiet():
                 return connection
             connection.abort()
         return None

@@ -9,6 +9,7 @@ which ends at once.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import time
@@ -99,6 +100,12 @@ class TlsSocket:
         """Wait until there is something to read, or the end."""
         if not self._over and not self._tls.pending():
             await trio.lowlevel.wait_readable(self._tls)
+
+    def quiet(self) -> bool:
+        """Whether it stands, and nothing more has come than was read."""
+        if self._over or self._tls.pending():
+            return False
+        return not select.select([self._tls], [], [], 0)[0]
 
     def abort(self) -> None:
         """End the connection now, whatever a thread does with it. Idempotent."""

@@ -28,6 +28,7 @@ from p2pfleet.core.model.ids import (
     sha256,
 )
 from p2pfleet.core.model.job import (
+    MAX_BLOB_BYTES,
     MAX_UNITS,
     Bytes,
     Comparison,
@@ -500,7 +501,7 @@ class PiecesRequest(_Message, frozen=True, tag="pieces"):
     network: NetworkIdField
     cid: CidField
     offset: Bytes
-    length: Bytes
+    length: Annotated[int, Meta(ge=1, le=MAX_BLOB_BYTES)]
     held: PieceMap
     most: Annotated[int, Meta(ge=1, le=PIECES_A_GRANT)]
     waited_ms: Pause

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,14 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from network_harness import QUICK, Shelf, meet, next_of, node, noise, ref_of, trio_test, until
+from network_harness import QUICK, Shelf, meet, node, noise, ref_of, trio_test
 
-from p2pfleet.adapters.network import NetworkConfig
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.core.model.ids import Cid, cid_of
-from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.wire.names import PIECE_BYTES
-from p2pfleet.ports import BlobNotFound, Disconnected
 
 BIG = noise(12 * PIECE_BYTES + 4321, 30)
 STRICT = msgspec.structs.replace(QUICK, reject_limit=1)
@@ -68,9 +64,9 @@ def test_ten_fetchers_share_what_one_source_has(packs: Open, bulk: bool, capsys:
                         )
                     )
                 )
-            t0=trio.current_time()
+            t0 = trio.current_time()
             await meet(*nodes)
-            print("met", trio.current_time()-t0)
+            print("met", trio.current_time() - t0)
 
             async def fetch(place: int) -> None:
                 sources = [one.peer for one in nodes if one is not nodes[place]]
