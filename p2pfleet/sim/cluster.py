@@ -13,6 +13,7 @@ from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.adversaries.registry import ADVERSARIES
 from p2pfleet.sim.clocks import WALL_MS
 from p2pfleet.sim.compute import NETWORK, OUTPUT_BYTES, right_digest
+from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.machine import Machine, World
 from p2pfleet.sim.network import Network
@@ -188,6 +189,8 @@ class Cluster:
         if fault.kind == "pause":
             machine.tell(ev.PauseRequested(None))
             kernel.later(lasts, machine.tell, ev.ResumeRequested())
+        elif fault.kind == "backup":
+            kernel.later(lasts, self._put_back, machine, machine.disk.backup())
         elif fault.kind == "restart":
             machine.stop()
             kernel.later(lasts + RETRY_MS, machine.start)
@@ -204,6 +207,13 @@ class Cluster:
             machine.dies_at_write = True
         else:
             machine.dies_after = self.kernel.random.randrange(6)
+
+    def _put_back(self, machine: Machine, kept: Disk) -> None:
+        """The folder of an earlier time comes back, and the machine starts from it."""
+        machine.crash()
+        self.trace.note(self.kernel.now, machine.name, "gets an old backup back")
+        machine.disk = kept
+        self.kernel.later(RETRY_MS, machine.start)
 
     def _power_on(self, machine: Machine) -> None:
         machine.dies_at_write = False

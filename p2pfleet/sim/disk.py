@@ -5,6 +5,7 @@ One batch of writes is one transaction, as in the real store: a crash keeps all 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import assert_never
 
@@ -46,6 +47,14 @@ class StoredJob:
         self.receipts: dict[PeerId, Sealed] = {}
         self.poisoned = False
         self.withdrawn: dict[ef.Withdrawn, bool] = {}
+
+    def backup(self) -> StoredJob:
+        """A copy; what is in the tables is never changed itself."""
+        kept = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                setattr(kept, name, dict(value))
+        return kept
 
 
 class Disk:
@@ -94,6 +103,17 @@ class Disk:
         """Lose what was not synced."""
         self.lost += len(self.unsynced)
         self.unsynced = ()
+
+    def backup(self) -> Disk:
+        """A copy of all that is durable now."""
+        kept = copy.copy(self)
+        kept.unsynced = ()
+        kept.jobs = {job: stored.backup() for job, stored in self.jobs.items()}
+        for name in ("frames", "records", "proofs", "ringers", "models"):
+            setattr(kept, name, dict(getattr(self, name)))
+        kept.inputs = {job: dict(units) for job, units in self.inputs.items()}
+        kept.outputs = {job: dict(outputs) for job, outputs in self.outputs.items()}
+        return kept
 
     def _apply(self, write: ef.Write) -> None:
         match write:

@@ -41,7 +41,7 @@ Adversary = Literal[
     "leaver",
     "crook",
 ]
-FaultKind = Literal["crash", "restart", "pause", "partition"]
+FaultKind = Literal["crash", "restart", "pause", "partition", "backup"]
 
 
 class ScenarioError(P2pfleetError):
@@ -147,7 +147,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``machines`` names a kind, or all of them. ``crash`` (loses what is not synced), ``restart``
     (stops as an owner would) and ``pause`` strike one machine at a time, ``partition`` cuts a
-    random ``share`` of the machines off; each lasts ``for_ms``.
+    random ``share`` of the machines off; each lasts ``for_ms``. ``backup`` copies the disk of one
+    machine, and ``for_ms`` later puts that copy in its place.
     """
 
     kind: FaultKind

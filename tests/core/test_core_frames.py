@@ -76,16 +76,30 @@ def test_renewals_of_long_units_are_within_the_bound_as_the_job_goes_on() -> Non
         assert log.admit(renewal, 10, leases=lease) is None
 
 
-def test_a_summary_is_answered_with_what_is_missing_but_not_the_askers_own() -> None:
+def test_a_summary_is_answered_with_what_is_missing() -> None:
     log = FrameLog(SAMPLE.job)
     for author in (ALICE, BOB, CAROL):
         for sequence in range(3):
             admit(log, sequence, author)
-    theirs = (AuthorPosition(BOB, 1, 2), AuthorPosition(CAROL, 1, 3), AuthorPosition(DAVE, 1, 9))
+    theirs = (
+        AuthorPosition(ALICE, 1, 3),
+        AuthorPosition(BOB, 1, 2),
+        AuthorPosition(CAROL, 1, 3),
+        AuthorPosition(DAVE, 1, 9),
+    )
     assert log.missing(ALICE, theirs) == [SendFrames(ALICE, SAMPLE.job, BOB, 1, 2, 3)]
     assert log.missing(DAVE, (AuthorPosition(BOB, 1, 2**53 - 1),)) == [
         SendFrames(DAVE, SAMPLE.job, author, 1, 0, 3) for author in sorted((ALICE, CAROL))
     ]
+
+
+def test_an_author_that_has_lost_frames_of_its_own_gets_them_back() -> None:
+    log = FrameLog(SAMPLE.job)
+    for sequence in range(3):
+        admit(log, sequence, ALICE)
+    theirs = (AuthorPosition(ALICE, 1, 1), AuthorPosition(ALICE, 2, 5))
+    assert log.missing(ALICE, theirs) == [SendFrames(ALICE, SAMPLE.job, ALICE, 1, 1, 3)]
+    assert log.missing(ALICE, ()) == [SendFrames(ALICE, SAMPLE.job, ALICE, 1, 0, 3)]
 
 
 def test_an_answer_is_bounded_and_the_next_one_goes_on() -> None:

@@ -86,14 +86,17 @@ class FrameLog(msgspec.Struct):
         )
 
     def missing(self, peer: PeerId, theirs: tuple[AuthorPosition, ...]) -> list[SendFrames]:
-        """What ``peer`` lacks of what is here, at most REPLY_FRAMES_MAX frames at a time."""
+        """What ``peer`` lacks of what is here, at most REPLY_FRAMES_MAX frames at a time.
+
+        Its own frames not excepted: whose store was put back from a backup has lost some of them.
+        """
         have = {(item.author, item.incarnation): item.next_sequence for item in theirs}
         replies: list[SendFrames] = []
         room = REPLY_FRAMES_MAX
         for (author, incarnation), position in sorted(self.next.items()):
             first = have.get((author, incarnation), 0)
             end = min(position, first + room)
-            if author == peer or first >= end:
+            if first >= end:
                 continue
             room -= end - first
             replies.append(SendFrames(peer, self.job, author, incarnation, first, end))

@@ -312,8 +312,11 @@ class Node(msgspec.Struct):
         job = self.jobs.get(frame.frame.job)
         if job is None or job.admit(frame, self.wall_ms(now), bounded=False) is not None:
             return []
-        job.settlement.apply(frame, now, counts(job, self.standing), decide=False)
-        if frame.author == self.me and job.volunteer is not None:
+        own = frame.author == self.me
+        if own:
+            self._outlive(frame)
+        job.settlement.apply(frame, now, counts(job, self.standing), decide=False, own=own)
+        if own and job.volunteer is not None:
             job.volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
         return []
 
@@ -556,8 +559,9 @@ class Node(msgspec.Struct):
         verdict = judge_frame(frame.frame, job.manifest, self.membership.terms)
         if not isinstance(verdict, Accept):
             return [Report(source, verdict)]
-        if job.admit(frame, self.wall_ms(now), bounded=source != self.me) is not None:
-            if not job.log.differs(frame):
+        own = frame.author == self.me
+        if job.admit(frame, self.wall_ms(now), bounded=not own) is not None:
+            if own or not job.log.differs(frame):
                 return []
             place = (frame.frame.incarnation, frame.frame.sequence)
             return [Prove(job.id, frame.author, *place, frame.sealed)]
@@ -572,16 +576,37 @@ class Node(msgspec.Struct):
             effects.extend(job.ask_back(source, frame, now))
             if source == frame.author:
                 effects.extend(self._retell(job, frame))
-        outcome = job.settlement.apply(frame, now, counts(job, self.standing), corner=self._corner)
+        past = own and source != self.me
+        if past:
+            self._outlive(frame)
+        counting = counts(job, self.standing)
+        outcome = job.settlement.apply(
+            frame, now, counting, corner=self._corner, own=own, past=past
+        )
         self.ledger.seen(source, job.settlement, frame.frame, now)
         volunteer = job.volunteer or job.retired
-        if source == self.me and volunteer is not None:
+        if own and volunteer is not None:
             volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
+        if past and volunteer is not None:
+            entries, more = volunteer.taken_back(job.settlement, frame.frame.entries)
+            job.write(entries, now)
+            effects.extend(more)
         effects.extend(rows(job, outcome))
-        for one in outcome.faults:
+        for one in () if own else outcome.faults:
             place = (one.place.incarnation, one.place.sequence)
             effects.append(Prove(job.id, one.author, *place, frame.sealed))
         return effects + self._advance(job, now)
+
+    def _outlive(self, frame: VerifiedFrame) -> None:
+        """An own frame that was lost here: whatever is written from now on is of a later life.
+
+        Else, where a clock was put back as well, two frames of one life could contradict each
+        other.
+        """
+        if frame.frame.incarnation >= self.incarnation:
+            self.incarnation = frame.frame.incarnation + 1
+            for job in self.jobs.values():
+                job.sequence = 0
 
     @property
     def _corner(self) -> Corner | None:

@@ -315,12 +315,15 @@ class Settlement(msgspec.Struct):
         counts: Counts,
         decide: bool = True,
         corner: Corner | None = None,
+        own: bool = False,
+        past: bool = False,
     ) -> Outcome:
         """Take a frame's entries in; a claim runs from ``now``, its first sight.
 
         Claims in a frame that a later one of its author overtook do not run at all. Without
         ``decide`` (while frames are restored) nothing follows yet. ``corner`` says whether too many
-        of a unit's other claimants are of one subnet; what it refuses is ignored.
+        of a unit's other claimants are of one subnet; what it refuses is ignored. ``own`` are
+        frames of this node; those that it had lost and that others gave back are ``past``.
         """
         outcome = Outcome()
         author = frame.author
@@ -337,12 +340,14 @@ class Settlement(msgspec.Struct):
         for index, entry in enumerate(frame.frame.entries):
             match entry:
                 case Claim(units=units):
-                    if not overtaken:  # else its release may have been here already
+                    if not overtaken and not past:  # else its release may have been here already
                         self._claimed(author, units, now, corner)
                 case Release(units=units):
                     for number in units:
                         self.leases.release(author, number)
                 case Commit():
+                    if own:
+                        self._heard_first(author, place, entry)
                     self._committed(author, place, frame.hash, index, entry, now, changed, corner)
                     waiting = self.pending.get(author, {}).pop((frame.hash, index), None)
                     if waiting is not None:
@@ -424,9 +429,30 @@ class Settlement(msgspec.Struct):
                 )
                 owed = self.owed.setdefault(author, {})
                 owed[item.unit, item.attempt] = Millis(now + self.debt_ms)
+                mine.sort(key=lambda each: each.attempt)
                 changed[item.unit] = True
                 if unit.state in ("open", "contested"):
                     self.begun[item.unit] = True
+
+    def _heard_first(self, author: PeerId, place: Place, entry: Commit) -> None:
+        """Of this node's own commitments in one attempt the others count the one that they heard
+        first: the earlier one, also if this node had lost it and has made another since."""
+        for item in entry.items:
+            unit = self.unit(item.unit)
+            mine = unit.commits.get(author, [])
+            for other in [each for each in mine if each.attempt == item.attempt]:
+                later = self.commits[other.frame, other.index].place
+                if (later.incarnation, later.sequence) <= (place.incarnation, place.sequence):
+                    continue
+                mine.remove(other)
+                self.owed.get(author, {}).pop((item.unit, item.attempt), None)
+                vote = unit.vote(author, item.attempt)
+                if vote is not None and vote.commit == other.frame:
+                    self.votes -= 1
+                    unit.votes[author].remove(vote)
+                    if not unit.votes[author]:
+                        del unit.votes[author]
+                        del self.answered[author][item.unit]
 
     def _revealed(
         self,

@@ -25,7 +25,7 @@ from p2pfleet.core.effects import (
     SaveSeed,
     Withdraw,
 )
-from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.machines.settlement import ATTEMPT_MAX, Settlement
 from p2pfleet.core.machines.units import ATTEMPTS_A_PEER
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, FrameHash, Millis, PeerId, cid_from_sha256
@@ -88,10 +88,11 @@ class Volunteer(msgspec.Struct):
     ``answers`` are own outputs by unit: (digest, length), ``outputs`` units by digest; ``refused``
     units that this machine leaves to others or has called a failure; ``mishaps`` counts executions
     that failed for our own sake. ``ready`` waits to be committed to, while ``making`` is under way.
+    ``unwritten`` are seeds of before a restart, by their hashes, of which no frame was found.
     ``opened`` says of (unit, attempt, peer) whether it is known by now if that commitment held the
     bytes. ``compared`` says of (unit, digest) whether another's answer is ours too;
-    ``compare_at`` is when a comparison is tried again; ``endorsing`` in which attempt another's
-    answer was endorsed last.
+    ``compare_at`` is when a unit is looked at again, to compare or to commit; ``endorsing`` in
+    which attempt another's answer was endorsed last.
     """
 
     me: PeerId
@@ -111,6 +112,7 @@ class Volunteer(msgspec.Struct):
     ready: list[RevealItem] = []
     making: tuple[RevealItem, ...] = ()
     batches: list[Batch] = []
+    unwritten: dict[bytes, OwnSeed] = {}
     opened: dict[tuple[int, int, PeerId], bool] = {}
     compared: dict[tuple[int, Digest], str] = {}
     endorsing: dict[int, int] = {}
@@ -175,6 +177,7 @@ class Volunteer(msgspec.Struct):
         """Every frame is here again: what was never written is run again."""
         for batch in self.batches:
             if batch.frame is None:
+                self.unwritten[batch.own.seed_hash] = batch.own
                 for item in batch.own.items:
                     self.answers.pop(item.unit, None)
         self.batches = [batch for batch in self.batches if batch.frame is not None]
@@ -306,6 +309,10 @@ class Volunteer(msgspec.Struct):
         if number in self.held or number in self.answers or number in self.refused:
             return False
         others = [p for p in settlement.flying(number, now, counts) if p != self.me]
+        unit = settlement.units.get(number)
+        owed = None if unit is None else unit.waiting(self.me)
+        if owed is not None and (others or now - owed.seen < settlement.debt_ms):
+            return False  # others do it; only if nobody does we run once more what we cannot reveal
         wanted = settlement.missing(number, others, now) > 0
         if not wanted and alone and not others and self._audits(settlement, number):
             self.audits[number] = wanted = True
@@ -352,7 +359,7 @@ class Volunteer(msgspec.Struct):
         items, self.ready = self.ready[:COMMIT_ITEMS_MAX], self.ready[COMMIT_ITEMS_MAX:]
         # Attempts as of now: somebody may have revealed since the unit was run.
         self.making = tuple(
-            msgspec.structs.replace(item, attempt=settlement.unit(item.unit).attempt)
+            msgspec.structs.replace(item, attempt=self._attempt(settlement, item.unit))
             for item in items
         )
         return [MakeCommitments(settlement.job, self.making)]
@@ -389,12 +396,75 @@ class Volunteer(msgspec.Struct):
             if isinstance(entry, Commit):
                 if self.rescan_at is not None and self.rescan_at <= now + RESCAN_MS:
                     self.rescan_at = None  # there is room for more claims now
+                lost = self.unwritten.pop(entry.seed_hash, None)
+                if lost is not None:  # it had been written, before a backup was put back
+                    self.batches.append(Batch(lost))
+                    for item in lost.items:
+                        if item.unit not in self.answers:
+                            self._answer(item.unit, item.digest, item.length)
                 for batch in self.batches:
                     if batch.own.seed_hash == entry.seed_hash:
                         batch.frame, batch.index = frame, index
                         batch.reveal_by = Millis(now + settlement.manifest.trust.window_ms)
             elif isinstance(entry, Reveal):
                 self.batches = [b for b in self.batches if b.own.seed != entry.seed]
+
+    def taken_back(
+        self, settlement: Settlement, entries: tuple[Entry, ...]
+    ) -> tuple[list[Entry], list[Effect]]:
+        """A frame of our own that was lost here and that others still had: what it says is done.
+
+        What it commits to without a seed here stays a debt, and the unit goes on without it.
+        """
+        done: dict[int, bool] = {}
+        for entry in entries:
+            match entry:
+                case Commit(items=items):
+                    done.update((item.unit, True) for item in items)
+                case Reveal(items=items):
+                    for item in items:
+                        done[item.unit] = True
+                        if item.unit not in self.answers:
+                            self._answer(item.unit, item.digest, item.length)
+                        # To commit to it once more would say nothing new.
+                        self.ready = [each for each in self.ready if each.unit != item.unit]
+                case Failure(unit=unit):
+                    done[unit] = self.refused[unit] = True
+                case _:
+                    pass
+        given = tuple(sorted(done.keys() & self.held.keys()))
+        if not given:
+            return [], []
+        for number in given:
+            del self.held[number]
+            settlement.leases.release(self.me, number)
+        return [Release(given)], [Withdraw(settlement.job, given, kill=True)]
+
+    def _say_anew(self, settlement: Settlement, number: int, now: Millis) -> None:
+        """Commit once more to an answer that is here, where our last commitment is one whose seed
+        is lost; not before the rest of what we have forgotten may be here, its reveal above all.
+        """
+        unit = settlement.units[number]
+        owed = unit.waiting(self.me)
+        if owed is None or len(unit.commits[self.me]) >= ATTEMPTS_A_PEER:
+            return
+        if self._committing(number) or any(batch.frame == owed.frame for batch in self.batches):
+            return
+        at = Millis(owed.seen + settlement.manifest.trust.window_ms)
+        if at > now:
+            self.compare_at.setdefault(number, at)
+        else:
+            self.ready.append(RevealItem(number, unit.attempt, *self.answers[number]))
+
+    def _attempt(self, settlement: Settlement, number: int) -> int:
+        """Which attempt a commitment belongs to now: the current one, unless it has one of ours
+        already, of which the others would count the first alone."""
+        unit = settlement.unit(number)
+        taken = [each.attempt for each in unit.commits.get(self.me, ())]
+        attempt = unit.attempt
+        while attempt in taken and attempt < ATTEMPT_MAX:
+            attempt += 1
+        return attempt
 
     def reveal(self, settlement: Settlement, now: Millis, counts: Counts) -> list[Entry]:
         """Reveal what enough others have committed to, or what waited long enough for them."""
@@ -473,6 +543,7 @@ class Volunteer(msgspec.Struct):
                 continue
             mine = unit.last_vote(self.me)
             if mine is None:
+                self._say_anew(settlement, number, now)
                 continue
             if self._left_out(settlement, number, now, counts):
                 self.ready.append(RevealItem(number, unit.attempt, *answer))

@@ -64,6 +64,16 @@ class Credit(Checker):
                 case _:
                     pass
 
+    def restored(self, machine: Machine) -> None:
+        """What a machine has forgotten with an old backup it may keep anew."""
+        for job, stored in machine.disk.jobs.items():
+            for key in [key for key in self.numbers if key[:2] == (machine.peer, job)]:
+                kept = stored.receipts.get(key[2])
+                if kept is None:
+                    del self.numbers[key]
+                else:
+                    self.numbers[key] = _receipt(kept).number
+
     # ---- what units earn ---------------------------------------------------------------------
 
     def _earned(self, machine: Machine, job: JobId, rows: Sequence[ef.Earning]) -> None:
