@@ -274,8 +274,11 @@ def test_an_endorsement_in_the_certificate_earns_too() -> None:
     table = Table()
     settled = table.settle(0, ALICE)
     unit = table.settlement.units[0]
-    own, ref = vote_ref(BOB, 1), vote_ref(BOB, 2)
-    unit.endorsed[BOB] = Endorsement(0, Digest(sha256(b"answer")), own, ref)
+    own, ref, later = vote_ref(BOB, 1), vote_ref(BOB, 2), vote_ref(BOB, 3)
+    unit.endorsed[BOB] = [
+        Endorsement(0, Digest(sha256(b"answer")), own, ref),
+        Endorsement(1, Digest(sha256(b"as good")), own, later),
+    ]
     assert unit.certificate is not None
     unit.certificate = msgspec.structs.replace(
         unit.certificate, votes=(*unit.certificate.votes, ref)

@@ -16,6 +16,7 @@ from core_samples import (
     GOOD,
     MALLORY,
     Poll,
+    digest,
     output_of,
     peer,
 )
@@ -24,13 +25,15 @@ from test_core_cluster import check_ledger, check_records, records
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Reject
+from p2pfleet.core.machines.settlement import IN_VAIN_MS
+from p2pfleet.core.machines.units import ATTEMPTS_A_PEER
 from p2pfleet.core.machines.volunteer import COMPARE_RETRY_MS
 from p2pfleet.core.model.comparison import Tolerance
-from p2pfleet.core.model.ids import Digest
-from p2pfleet.core.model.job import Confidence, Trust
+from p2pfleet.core.model.ids import Digest, PeerId
+from p2pfleet.core.model.job import Confidence, FixedQuorum, Trust
 from p2pfleet.core.rules.certificate import check_certificate
 from p2pfleet.core.wire import messages as ms
-from p2pfleet.core.wire.verified import VerifiedManifest
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
 WINDOW_MS = Trust().window_ms
 
@@ -49,6 +52,32 @@ def outvoted(**how: Any) -> tuple[Bench, VerifiedManifest, ef.Compare, Poll]:
     told += bench.hear(*(poll[each.author].reveals(each, seen) for each in theirs))
     (compare,) = only(ef.Compare, told)
     return bench, job, compare, poll
+
+
+def everybody(who: PeerId) -> bool:
+    return True
+
+
+def revealed_by(
+    bench: Bench, poll: Poll, answers: dict[PeerId, Digest]
+) -> dict[PeerId, VerifiedFrame]:
+    """Everybody answers unit 0, having seen all the others commit; their reveals, by author."""
+    made = {who: poll[who].commits({0: answer}) for who, answer in answers.items()}
+    shown = {who: poll[who].reveals(made[who], list(made.values())) for who in made}
+    bench.hear(*made.values(), *shown.values())
+    return shown
+
+
+def apart(bench: Bench, poll: Poll) -> None:
+    """Two agree, but each revealed before it saw the other commit; two lies use the replicas up."""
+    for who, answer in (
+        (ALICE, GOOD),
+        (BOB, GOOD),
+        (CAROL, digest("a lie")),
+        (DAVE, digest("another")),
+    ):
+        made = poll[who].commits({0: answer})
+        bench.hear(made, poll[who].reveals(made))
 
 
 def compared(bench: Bench, compare: ef.Compare, verdict: str) -> list[Any]:
@@ -127,6 +156,66 @@ def test_the_publisher_counts_an_endorser_for_what_it_endorsed() -> None:
     endorsed = ms.Endorse(0, 1, ms.VoteRef(shown[other].hash, 0), leading)
     assert states(bench.hear(poll[other].says(endorsed))) == [(0, "certified")]
     assert job in bench.node.jobs
+
+
+def test_who_endorses_another_answer_later_supports_the_first_one_still() -> None:
+    bench, job, poll = publishing(votes=(), units=1, quorum=2, comparison=Tolerance())
+    shown = revealed_by(bench, poll, {ALICE: GOOD, BOB: BAD, CAROL: digest("a third")})
+    mine = ms.VoteRef(shown[CAROL].hash, 0)
+    bench.hear(poll[CAROL].says(ms.Endorse(0, 1, mine, GOOD)))
+    first = bench.unit(0).certificate
+    assert first is not None
+    assert first.digest == GOOD
+    bench.hear(poll[CAROL].says(ms.Endorse(0, 2, mine, BAD)))
+    assert bench.unit(0).certificate == first
+    assert {each.peer for each in bench.settlement().ballots(0, bench.now, everybody)} == {
+        ALICE,
+        BOB,
+        CAROL,
+    }
+    assert only(ef.Prove, bench.effects) == []
+    assert job in bench.node.jobs
+
+
+def test_a_peer_endorses_a_unit_at_most_as_often_as_it_may_commit_to_it() -> None:
+    bench, _, poll = publishing(votes=(), units=1, quorum=3, comparison=Tolerance())
+    shown = revealed_by(bench, poll, {BOB: BAD})
+    mine = ms.VoteRef(shown[BOB].hash, 0)
+    for attempt in range(2 * ATTEMPTS_A_PEER):
+        told = digest(f"answer {attempt}")
+        bench.hear(poll[BOB].says(ms.Endorse(0, attempt, mine, told)))
+    assert [each.attempt for each in bench.unit(0).endorsed[BOB]] == list(range(ATTEMPTS_A_PEER))
+
+
+def test_who_sees_a_unit_certified_endorses_once_its_publisher_wants_more() -> None:
+    bench, job, compare, poll = outvoted()
+    third = poll[DAVE].commits({0: BAD}, attempt=1)
+    bench.hear(third, poll[DAVE].reveals(third))
+    assert bench.state(0) == "certified"
+    told = compared(bench, compare, "unavailable") + bench.wait(COMPARE_RETRY_MS)
+    assert only(ef.Compare, told) == [], "it is decided, as far as this node knows"
+    told = bench.tell(ev.WantedReceived(job.manifest.publisher, job.job, (0,)))
+    assert only(ef.Compare, told) != []
+
+
+def test_a_publisher_asks_for_endorsements_where_the_replicas_are_used_up() -> None:
+    stop = FixedQuorum(quorum=2, replicas_max=4)
+    bench, _, poll = publishing(votes=(), units=1, stop=stop, comparison=Tolerance())
+    apart(bench, poll)
+    told = bench.wait(10_000)
+    wanted = [each.message for each in only(ef.Send, told) if isinstance(each.message, ms.Wanted)]
+    assert {units for each in wanted for units in each.units} == {0}
+
+
+def test_what_waits_in_vain_for_votes_that_count_together_fails_at_last() -> None:
+    stop = FixedQuorum(quorum=2, replicas_max=4)
+    bench, job, poll = publishing(votes=(), units=1, stop=stop, comparison=Tolerance())
+    apart(bench, poll)
+    told = bench.wait(IN_VAIN_MS - 5_000)
+    assert "failed" not in [state for _, state in states(told)]
+    told += bench.wait(20_000)
+    assert states(told)[-1] == (0, "failed")
+    assert bench.node.ended[job].counts == {"failed": 1}
 
 
 def test_an_endorsement_is_rejected_where_bytes_are_compared() -> None:

@@ -68,7 +68,7 @@ class Books:
             if how == "vote":
                 refs.append(own)
             elif how == "endorse":
-                unit.endorsed[peer] = Endorsement(0, ANSWER, own, other)
+                unit.endorsed[peer] = [Endorsement(0, ANSWER, own, other)]
                 refs.append(other)
             elif how == "not committed":
                 unit.opened[peer, 0] = False

@@ -488,10 +488,16 @@ class Judge(msgspec.Struct):
         return self._execute(settlement)
 
     def take_over(self, settlement: Settlement, now: Millis, counts: Counts) -> list[Effect]:
-        """Execute here what got votes and waits in vain for more: nobody else may be left."""
-        if now < self.stalled_at or isinstance(settlement.manifest.stop, FixedQuorum):
+        """Execute here what got votes and waits in vain for more: nobody else may be left.
+
+        By a fixed quorum nothing is executed here: such units fail, after a while.
+        """
+        if now < self.stalled_at:
             return []
         self.stalled_at = Millis(now + STALLED_MS)
+        if isinstance(settlement.manifest.stop, FixedQuorum):
+            given_up = settlement.give_up(now, counts).rows
+            return [SaveUnits(settlement.job, tuple(given_up))] if given_up else []
         for number in sorted(settlement.begun):
             unit = settlement.units.get(number)
             if unit is None or not unit.votes or now - unit.latest_vote < STALLED_MS:

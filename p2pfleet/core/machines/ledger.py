@@ -217,7 +217,9 @@ def _voters(unit: Unit) -> list[PeerId]:
     revealed = [
         peer for peer, theirs in unit.votes.items() if any(vote.ref in votes for vote in theirs)
     ]
-    return revealed + [peer for peer, each in unit.endorsed.items() if each.ref in votes]
+    return revealed + [
+        peer for peer, theirs in unit.endorsed.items() if any(each.ref in votes for each in theirs)
+    ]
 
 
 class Ledger(msgspec.Struct):

@@ -120,6 +120,7 @@ class Publisher(msgspec.Struct):
 
         Those whose output could not be had from anybody who voted for it, and those that got
         answers and wait for more: the publisher may have withdrawn votes that others still count.
+        Where the replicas are used up, it is endorsements and further attempts that are missing.
         """
         lost = [
             number
@@ -133,7 +134,10 @@ class Publisher(msgspec.Struct):
             if (unit := settlement.units.get(number)) is not None
             and unit.votes
             and now - unit.latest_vote > WAITS_MS
-            and settlement.missing(number, settlement.flying(number, now, counts), now)
+            and (
+                unit.replicas >= settlement.manifest.stop.replicas_max
+                or settlement.missing(number, settlement.flying(number, now, counts), now)
+            )
         ]
         units = sorted({*lost, *waiting})
         start = turn * WANTED_MAX % max(1, len(units))

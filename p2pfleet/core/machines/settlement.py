@@ -44,6 +44,7 @@ from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
 PENDING_A_PEER = 256
 ENDORSE_MS = 3_000
 DEBT_WINDOWS = 4
+IN_VAIN_MS = 60_000
 ATTEMPT_MAX = 255
 
 Counts = Callable[[PeerId], bool]
@@ -281,11 +282,12 @@ class Settlement(msgspec.Struct):
                     peer, vote.digest, checks, vote.attempt, vote.commit, vote.seen, vote.ref
                 )
                 found.append(ballot)
-                endorsed = unit.endorsed.get(peer)
-                if endorsed is not None and endorsed.own == vote.ref:
-                    found.append(
-                        msgspec.structs.replace(ballot, digest=endorsed.digest, ref=endorsed.ref)
-                    )
+                # Whoever holds two answers for the same as its own supports both.
+                found.extend(
+                    msgspec.structs.replace(ballot, digest=endorsed.digest, ref=endorsed.ref)
+                    for endorsed in unit.endorsed.get(peer, ())
+                    if endorsed.own == vote.ref
+                )
         return found
 
     def counts_for(
@@ -540,16 +542,16 @@ class Settlement(msgspec.Struct):
         changed: dict[int, bool],
     ) -> None:
         unit = self.unit(entry.unit)
-        earlier = unit.endorsed.get(author)
-        if earlier is None or earlier.attempt < entry.attempt:
-            unit.endorsed[author] = Endorsement(entry.attempt, entry.digest, entry.own, ref, place)
+        mine = unit.endorsed.setdefault(author, [])
+        earlier = next((each for each in mine if each.attempt == entry.attempt), None)
+        if earlier is not None:
+            same_life = earlier.place.incarnation == place.incarnation
+            if earlier.digest != entry.digest and same_life:
+                outcome.faults.append(Fault(author, earlier.place))
+        elif len(mine) < ATTEMPTS_A_PEER:
+            mine.append(Endorsement(entry.attempt, entry.digest, entry.own, ref, place))
+            mine.sort(key=lambda each: each.attempt)
             changed[entry.unit] = True
-        elif (
-            earlier.attempt == entry.attempt
-            and earlier.digest != entry.digest
-            and earlier.place.incarnation == place.incarnation
-        ):
-            outcome.faults.append(Fault(author, earlier.place))
 
     def _failed(
         self, author: PeerId, entry: Failure, now: Millis, changed: dict[int, bool]
@@ -711,6 +713,23 @@ class Settlement(msgspec.Struct):
         for number in ready:
             del self.later[number]
         return self.again(ready, now, counts)
+
+    def give_up(self, now: Millis, counts: Counts) -> Outcome:
+        """By a fixed quorum: units fail whose replicas are used up, and which have waited long for
+        voters who will not make their votes count together any more: they left, or do not care."""
+        outcome = Outcome()
+        for number in sorted(self.begun):
+            unit = self.units.get(number)
+            if (
+                unit is not None
+                and unit.votes
+                and unit.replicas >= self.manifest.stop.replicas_max
+                and now - unit.latest_vote >= IN_VAIN_MS
+                and not self.flying(number, now, counts)
+            ):
+                reason = f"{unit.replicas} replicas gave no answers that count together"
+                self._enter(number, "failed", None, reason, outcome)
+        return outcome
 
     def restored(self, now: Millis, counts: Counts) -> Outcome:
         """Every frame that was stored is here again: see what they amount to.

@@ -57,13 +57,12 @@ class Endorsement(msgspec.Struct, frozen=True, array_like=True):
 class Unit(msgspec.Struct):
     """``state``: open, certified, settled, contested or failed; the last certificate.
 
-    Votes and commitments by peer, in the order of their attempts. ``attempt`` is what a new
-    commitment belongs to: the first in which nobody ``revealed`` anything yet. ``opened`` tells of
-    (peer, attempt) whether its commitment held those bytes; ``withdrawn`` are votes that count no
-    more, because their author was caught. ``voters_for`` vote for the leading
-    result; ``votes_for`` and ``votes_against`` are their checks, and those of the voters for each
-    other result. ``asked`` is how many replicas the
-    publisher wants in all.
+    Votes, commitments and endorsements by peer, in the order of their attempts. ``attempt`` is what
+    a new commitment belongs to: the first in which nobody ``revealed`` anything yet. ``opened``
+    tells of (peer, attempt) whether its commitment held those bytes; ``withdrawn`` are votes that
+    count no more, because their author was caught. ``voters_for`` vote for the leading result;
+    ``votes_for`` and ``votes_against`` are their checks, and those of the voters for each other
+    result. ``asked`` is how many replicas the publisher wants in all.
     """
 
     state: str = "open"
@@ -72,7 +71,7 @@ class Unit(msgspec.Struct):
     asked: int = 0
     commits: dict[PeerId, list[Committed]] = {}
     votes: dict[PeerId, list[Vote]] = {}
-    endorsed: dict[PeerId, Endorsement] = {}
+    endorsed: dict[PeerId, list[Endorsement]] = {}
     failures: dict[PeerId, str] = {}
     opened: dict[tuple[PeerId, int], bool] = {}
     withdrawn: dict[tuple[PeerId, int], bool] = {}

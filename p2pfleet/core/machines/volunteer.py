@@ -570,9 +570,9 @@ class Volunteer(msgspec.Struct):
             for vote in votes
         ):
             supported.append(mine[-1].digest)
-        endorsed = unit.endorsed.get(self.me)
-        if endorsed is not None and endorsed.own == mine[-1].ref:
-            supported.append(endorsed.digest)
+        supported.extend(
+            each.digest for each in unit.endorsed.get(self.me, ()) if each.own == mine[-1].ref
+        )
         return any(
             settlement.supporters(number, digest, now, counts) != [self.me]
             and not settlement.counts_for(number, self.me, digest, now, counts)
@@ -599,16 +599,17 @@ class Volunteer(msgspec.Struct):
         soft = isinstance(settlement.manifest.comparison, Tolerance)
         if not soft or digest is None or digest == mine:
             return []
-        earlier = unit.endorsed.get(self.me)
-        if earlier is not None and earlier.attempt >= unit.attempt:
+        earlier = unit.endorsed.get(self.me, ())
+        if len(earlier) >= ATTEMPTS_A_PEER or any(e.attempt >= unit.attempt for e in earlier):
             return []
         # Who committed again because its vote was left out endorses again, with the new one.
         latest = unit.last_vote(self.me)
-        stale = earlier is not None and latest is not None and earlier.own != latest.ref
-        if earlier is not None and earlier.digest == digest and not stale:
+        theirs = [each for each in earlier if each.digest == digest]
+        if any(latest is not None and each.own == latest.ref for each in theirs):
             return []
         known = self.compared.get((number, digest))
-        if (known is not None and not (stale and known == "same")) or number in self.compare_at:
+        again = theirs and known == "same"
+        if (known is not None and not again) or number in self.compare_at:
             return []
         holders = unit.holders(digest)
         sources = tuple(peer for peer, _ in holders if present(peer))
@@ -630,11 +631,10 @@ class Volunteer(msgspec.Struct):
         self.compared[number, digest] = verdict
         unit = settlement.unit(number)
         mine = unit.last_vote(self.me)
-        earlier = unit.endorsed.get(self.me)
         attempt = unit.attempt
         if verdict != "same" or mine is None or mine.digest == digest:
             return []
-        if earlier is not None and earlier.attempt >= attempt:
+        if any(each.attempt >= attempt for each in unit.endorsed.get(self.me, ())):
             return []
         # Two endorsements in one attempt would prove a fault; the first may not be signed yet.
         if self.endorsing.get(number, -1) >= attempt:
