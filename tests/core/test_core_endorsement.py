@@ -25,7 +25,7 @@ from test_core_cluster import check_ledger, check_records, records
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Reject
-from p2pfleet.core.machines.settlement import IN_VAIN_MS
+from p2pfleet.core.machines.settlement import ENDORSED_BY_MS, IN_VAIN_MS
 from p2pfleet.core.machines.units import ATTEMPTS_A_PEER
 from p2pfleet.core.machines.volunteer import COMPARE_RETRY_MS
 from p2pfleet.core.model.comparison import Tolerance
@@ -205,6 +205,30 @@ def test_a_publisher_asks_for_endorsements_where_the_replicas_are_used_up() -> N
     told = bench.wait(10_000)
     wanted = [each.message for each in only(ef.Send, told) if isinstance(each.message, ms.Wanted)]
     assert {units for each in wanted for units in each.units} == {0}
+
+
+def test_a_unit_does_not_fail_before_its_answers_could_be_endorsed() -> None:
+    stop = FixedQuorum(quorum=2, replicas_max=3)
+    answers = {ALICE: GOOD, BOB: BAD, CAROL: digest("a third")}
+    bench, _, poll = publishing(votes=(), units=1, stop=stop, comparison=Tolerance())
+    shown = revealed_by(bench, poll, answers)
+    told = bench.wait(ENDORSED_BY_MS - 1_000)
+    assert states(told) == []
+    leading = bench.unit(0).leading
+    assert leading is not None
+    other = next(who for who, answer in answers.items() if answer != leading)
+    mine = ms.VoteRef(shown[other].hash, 0)
+    told = bench.hear(poll[other].says(ms.Endorse(0, 1, mine, leading)))
+    assert states(told) == [(0, "certified")]
+
+
+def test_a_unit_fails_once_nobody_has_endorsed_any_of_its_answers() -> None:
+    stop = FixedQuorum(quorum=2, replicas_max=3)
+    bench, job, poll = publishing(votes=(), units=1, stop=stop, comparison=Tolerance())
+    revealed_by(bench, poll, {ALICE: GOOD, BOB: BAD, CAROL: digest("a third")})
+    told = bench.wait(ENDORSED_BY_MS)
+    assert states(told) == [(0, "failed")]
+    assert bench.node.ended[job].counts == {"failed": 1}
 
 
 def test_what_waits_in_vain_for_votes_that_count_together_fails_at_last() -> None:

@@ -44,6 +44,7 @@ from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedSnapshot
 PENDING_A_PEER = 256
 ENDORSE_MS = 3_000
 DEBT_WINDOWS = 4
+ENDORSED_BY_MS = 30_000
 IN_VAIN_MS = 60_000
 ATTEMPT_MAX = 255
 
@@ -160,6 +161,11 @@ class Settlement(msgspec.Struct):
         return self.snapshot is not None and not isinstance(self.manifest.stop, FixedQuorum)
 
     @property
+    def _soft(self) -> bool:
+        """Whether answers are compared within a tolerance, so that one may endorse another."""
+        return isinstance(self.manifest.comparison, Tolerance)
+
+    @property
     def at_first(self) -> int:
         """How many replicas a unit wants that nobody has answered yet."""
         return rule.missing(self.manifest.stop, (), (), self.typical, self.trusting)
@@ -220,8 +226,7 @@ class Settlement(msgspec.Struct):
         if unit.final or number in self.stuck or room <= 0:
             return 0
         votes, against = unit.votes_for, unit.votes_against
-        soft = isinstance(self.manifest.comparison, Tolerance)
-        if soft and against and now - unit.latest_vote < ENDORSE_MS:
+        if self._soft and against and now - unit.latest_vote < ENDORSE_MS:
             votes, against = (*votes, *(k for group in against for k in group)), ()
         wanted = rule.missing(
             self.manifest.stop, (*votes, *checks), against, self.typical, self.trusting
@@ -274,9 +279,7 @@ class Settlement(msgspec.Struct):
                 if not all_counted and (key in unit.withdrawn or unit.opened.get(key) is False):
                     continue
                 if vote.counts_from > now:
-                    earlier = self.later.get(number)
-                    if earlier is None or vote.counts_from < earlier:
-                        self.later[number] = vote.counts_from
+                    self._look_again(number, vote.counts_from)
                     continue
                 ballot = rule.Ballot(
                     peer, vote.digest, checks, vote.attempt, vote.commit, vote.seen, vote.ref
@@ -289,6 +292,11 @@ class Settlement(msgspec.Struct):
                     if endorsed.own == vote.ref
                 )
         return found
+
+    def _look_again(self, number: int, at: Millis) -> None:
+        earlier = self.later.get(number)
+        if earlier is None or at < earlier:
+            self.later[number] = at
 
     def counts_for(
         self, number: int, peer: PeerId, digest: Digest, now: Millis, counts: Counts
@@ -606,6 +614,10 @@ class Settlement(msgspec.Struct):
             self._enter(number, "certified", certificate, "", outcome)
             return
         reason = self._hopeless(unit, ranking, counts)
+        until = Millis(unit.latest_vote + ENDORSED_BY_MS)
+        if reason and unit.votes and self._soft and now < until:
+            self._look_again(number, until)  # endorsements come after the votes
+            reason = ""
         if reason and not (self.judge and unit.votes and not isinstance(stop, FixedQuorum)):
             self._enter(number, "failed", None, reason, outcome)
             return
