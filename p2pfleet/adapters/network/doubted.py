@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from p2pfleet.core.model.ids import PeerId
@@ -17,6 +18,7 @@ class Doubted:
         self._hashes = {piece: _hash(pieces, piece) for piece in self._senders}
         self._count = len(pieces.held())
         self.answers: list[str] = []
+        self.blamed: set[PeerId] = set()
 
     def alone(self) -> PeerId | None:
         """Who sent every single piece and claimed to have checked the whole, if one did."""
@@ -31,11 +33,10 @@ class Doubted:
         return sorted({peer for peer, complete in self._senders.values() if not complete})
 
     def in_order_of_trust(self, sources: Sequence[PeerId]) -> list[PeerId]:
-        """Whom to ask for all of it, alone: those who sent nothing of the wrong one first, and not
-        again who sent all of it."""
-        involved = {peer for peer, _ in self._senders.values()}
-        alone = self.alone()
-        return sorted((one for one in sources if one != alone), key=lambda one: one in involved)
+        """Whom to ask for all of it, each alone: who sent the least of the wrong one first, and
+        nobody who was blamed for it already."""
+        sent = Counter(peer for peer, _ in self._senders.values())
+        return sorted((one for one in sources if one not in self.blamed), key=sent.__getitem__)
 
     def compared(self, right: ArrivingPieces) -> tuple[list[PeerId], list[PeerId]]:
         """Held against the right pieces: who claimed to have checked the whole and sent others,

@@ -76,7 +76,10 @@ class BlobFetcher:
                 self._arriving.end(cid)
         # Only the whole has a hash: who was wrong shows once the right bytes are here.
         doubted = await trio.to_thread.run_sync(Doubted, pieces, fetch.senders)
-        self._blame(cid, doubted.alone() if not before else None, doubted)
+        alone = None if before else doubted.alone()
+        if alone is not None:
+            self._wrong(alone, doubted)
+        self._distrust(cid, doubted.unchecked())
         for source in doubted.in_order_of_trust(sources):
             await trio.to_thread.run_sync(partial.restart)
             again = await trio.to_thread.run_sync(partial.pieces)
@@ -91,12 +94,11 @@ class BlobFetcher:
                 wrong, good = await trio.to_thread.run_sync(doubted.compared, again)
                 await trio.to_thread.run_sync(partial.finish)
                 for peer in wrong:
-                    self._wrong(peer)
+                    self._wrong(peer, doubted)
                 for peer in good:
                     self._distrusted.pop((cid, peer), None)
                 return source
-            self._wrong(source)
-            doubted.answers.append(f"{short_peer(source)}: sent wrong bytes")
+            self._wrong(source, doubted)
         await trio.to_thread.run_sync(partial.restart)
         raise BlobNotFound("; ".join(doubted.answers) or "all that came was wrong")
 
@@ -126,19 +128,22 @@ class BlobFetcher:
             wholes_only,
         )
 
-    def _blame(self, cid: Cid, alone: PeerId | None, doubted: Doubted) -> None:
-        """The whole was wrong: ``alone`` sent all of it. The others who had not checked what they
-        handed on are asked no more for pieces of it, for a while."""
-        if alone is not None:
-            self._wrong(alone)
-            doubted.answers.append(f"{short_peer(alone)}: sent wrong bytes")
-        for peer in doubted.unchecked():
+    def _distrust(self, cid: Cid, peers: Sequence[PeerId]) -> None:
+        """These handed on what they had not checked, and the whole was wrong: take no pieces of it
+        from them for a while."""
+        for peer in peers:
             self._distrusted[cid, peer] = trio.current_time() + _DISTRUST_S
             self._distrusted.move_to_end((cid, peer))
         while len(self._distrusted) > MAX_TRACKED_PEERS:
             self._distrusted.popitem(last=False)
 
-    def _wrong(self, source: PeerId) -> None:
+    def _wrong(self, source: PeerId, doubted: Doubted | None = None) -> None:
+        """``source`` sent wrong bytes; it is blamed once for each blob."""
+        if doubted is not None:
+            if source in doubted.blamed:
+                return
+            doubted.blamed.add(source)
+            doubted.answers.append(f"{short_peer(source)}: sent wrong bytes")
         refused(library_id(source), "a blob with other bytes than its name says")
         self._report(source, Reject("wrong bytes of a blob"))
 

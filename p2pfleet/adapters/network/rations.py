@@ -58,8 +58,9 @@ class Rations:
         levels: dict[int, list[int]] = {}
         for piece in (*range(given.next, len(held)), *range(given.next)):
             if held[piece] and not asker_held[piece]:
-                level = levels.setdefault(given.counts[piece] - own[piece], [])
-                level.append(piece)
+                # What got lost on its way to the same peer is given again.
+                copies = 0 if own[piece] else given.counts[piece]
+                levels.setdefault(copies, []).append(piece)
         if not levels:
             return (), 0
         copies = min(levels)
