@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,13 @@ import msgspec
 from p2pfleet.adapters.control.client import ControlClient
 from p2pfleet.cli.folders import make_folder
 from p2pfleet.cli.interruptions import Interruptions
-from p2pfleet.cli.processes import ProcessName, is_alive, name_process, stop_processes
+from p2pfleet.cli.processes import (
+    ProcessName,
+    is_alive,
+    name_process,
+    signal_session,
+    stop_processes,
+)
 from p2pfleet.config import NETWORK_FILE, load_network, save_network, write_file
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
@@ -46,13 +54,30 @@ Note = Callable[[str], None]
 
 
 class NodeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One node: its process (``None`` once stopped), and what it said of itself when it was up."""
+    """One node: its process (``None`` once stopped), and what it said of itself when it was up.
+
+    A ``publisher`` runs no units.
+    """
 
     number: int
     liar: bool
     process: ProcessName | None = None
     peer: str = ""
     address: str = ""
+    publisher: bool = False
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a node runs: the address and the port (0: any) that it listens on, and what makes of a
+    command the one that runs it there."""
+
+    address: str = "127.0.0.1"
+    port: int = 0
+    command: Callable[[Sequence[str]], list[str]] = list
+
+
+HERE = Seat()
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +92,7 @@ class LocalNetwork:
         self.directory = directory.expanduser().absolute()
         self._note = note
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._commands: dict[int, list[str]] = {}
         self.nodes: tuple[NodeRecord, ...] = self._load()
 
     @property
@@ -90,13 +116,18 @@ class LocalNetwork:
         *,
         slots: int = 1,
         while_we_live: bool = False,
+        seats: Sequence[Seat] = (),
+        peers: int = PEERS_WANTED,
     ) -> None:
-        """Start ``nodes`` volunteers, the last ``liars`` of them lying; return when all are up.
+        """Start ``nodes`` volunteers, the last ``liars`` of them lying; return when all are up and
+        each sees ``peers`` others.
 
         Node 0 is also the bootstrap node. An earlier network in the folder is continued: same
         name, same identities. ``while_we_live`` ends the nodes with this process, however it
-        ends. Whatever goes wrong, everything that was started is stopped again.
+        ends. ``seats`` says where they run, if not on the loopback device. Whatever goes wrong,
+        everything that was started is stopped again.
         """
+        seats = seats or (HERE,) * nodes
         with self._locked():
             self.nodes = self._load()
             if any(node.process is not None and is_alive(node.process) for node in self.nodes):
@@ -109,7 +140,9 @@ class LocalNetwork:
             save_network(self.network_file, network)
             self.nodes = self.nodes[:0]
             try:
-                self._start(0, liars >= nodes, interruptions, slots, while_we_live, port)
+                first = seats[0] if seats[0].port else replace(seats[0], port=port)
+                options = ["--slots", str(slots), *(["--while-stdin"] if while_we_live else [])]
+                self._start(0, liars >= nodes, interruptions, options, first)
                 self._wait_until_up(1, 0, time.monotonic() + 120)
                 bootstrap = NetworkFile(
                     network.parameters, tuple(node.address for node in self.nodes)
@@ -117,13 +150,22 @@ class LocalNetwork:
                 save_network(self.network_file, bootstrap)
                 for number in range(1, nodes):
                     liar = number >= nodes - liars
-                    self._start(number, liar, interruptions, slots, while_we_live, 0)
+                    self._start(number, liar, interruptions, options, seats[number])
                 deadline = time.monotonic() + 120 + 15 * nodes
-                self._wait_until_up(nodes, min(nodes - 1, PEERS_WANTED), deadline)
+                self._wait_until_up(nodes, min(nodes - 1, peers), deadline)
             except BaseException:
                 with interruptions.held():
                     self._stop()
                 raise
+
+    def add_publisher(self, interruptions: Interruptions, seat: Seat = HERE) -> int:
+        """Start one more node, which publishes and ends with this process; its number."""
+        number = len(self.nodes)
+        with self._locked():
+            options = ["--slots", "0", "--while-stdin"]
+            self._start(number, False, interruptions, options, seat, "publisher")
+            self._wait_until_up(number + 1, 0, time.monotonic() + 120)
+        return number
 
     def _earlier(self) -> tuple[NetworkParameters, int]:
         """The network and the port of node 0 to use: the earlier ones where there are any."""
@@ -148,34 +190,38 @@ class LocalNetwork:
         number: int,
         liar: bool,
         interruptions: Interruptions,
-        slots: int,
-        while_we_live: bool,
-        port: int,
+        options: list[str],
+        seat: Seat,
+        role: str = "volunteer",
     ) -> None:
         folder = self.folder(number)
         make_folder(folder)
         command = [
             *PROGRAM, "testnet", "node",
             "--data-dir", str(folder), "--network", str(self.network_file),
-            "--listen", f"/ip4/127.0.0.1/tcp/{port}", "--slots", str(slots),
-            "--role", "volunteer",
+            "--role", role, *options,
         ]  # fmt: skip
         command += ["--role", "bootstrap"] if number == 0 else []
         command += ["--liar"] if liar else []
-        command += ["--while-stdin"] if while_we_live else []
+        self._commands[number] = seat.command(command)
+        record = NodeRecord(number, liar, publisher=role == "publisher")
+        self._spawn(record, f"/ip4/{seat.address}/tcp/{seat.port}", interruptions)
+
+    def _spawn(self, record: NodeRecord, listen: str, interruptions: Interruptions) -> None:
+        """Start the process of a node, and write down which it is."""
+        number = record.number
+        command = [*self._commands[number], "--listen", listen]
+        stdin = subprocess.PIPE if "--while-stdin" in command else subprocess.DEVNULL
         log = os.open(self.log(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             with interruptions.held():
                 child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE if while_we_live else subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
+                    command, stdin=stdin, stdout=log, stderr=log, start_new_session=True
                 )
                 self._children[number] = child
-                process = name_process(child.pid)
-                self.nodes = (*self.nodes, NodeRecord(number, liar, process))
+                started = msgspec.structs.replace(record, process=name_process(child.pid))
+                others = [node for node in self.nodes if node.number != number]
+                self.nodes = tuple(sorted([*others, started], key=lambda node: node.number))
                 self._save()
         finally:
             os.close(log)
@@ -249,6 +295,25 @@ class LocalNetwork:
         lines = text.splitlines()[-_TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines) or "    (it is empty)"
 
+    # ---- what happens to nodes -----------------------------------------------------------
+
+    def signal(self, number: int, what: signal.Signals) -> None:
+        """Signal a node's process, and whatever it started; nothing happens if it is gone."""
+        process = self.nodes[number].process
+        if process is not None:
+            signal_session(process, what)
+
+    def restart(self, number: int, interruptions: Interruptions) -> None:
+        """Start a node that was started here anew, at its address; one that runs is killed."""
+        with self._locked():
+            child = self._children[number]
+            self.signal(number, signal.SIGKILL)
+            child.wait(STOP_PATIENCE_S)
+            if child.stdin is not None:
+                child.stdin.close()
+            record = self.nodes[number]
+            self._spawn(record, record.address.partition("/p2p/")[0], interruptions)
+
     # ---- status and down -----------------------------------------------------------------
 
     def ask(self, number: int, method: str, **params: Any) -> Any:
@@ -272,6 +337,8 @@ class LocalNetwork:
             for node in self.nodes
             if node.process is not None and is_alive(node.process)
         ]
+        for process in running:
+            signal_session(process, signal.SIGCONT)  # who is frozen could not stop
         stop_processes(running, STOP_PATIENCE_S, self._note)
         for child in self._children.values():
             if child.stdin is not None:

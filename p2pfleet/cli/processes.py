@@ -72,6 +72,17 @@ def stop_processes(
     return killed
 
 
+def signal_session(leader: ProcessName, number: signal.Signals) -> bool:
+    """Signal a process that leads a session, and everybody in it; ``False`` if it is gone."""
+    if not _signal(leader, number):
+        return False
+    for pid in _session(leader):
+        if pid != leader.pid:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+    return True
+
+
 def _signal(process: ProcessName, number: signal.Signals) -> bool:
     """Signal this very process; ``False`` if it is gone."""
     try:
@@ -115,13 +126,20 @@ def _kill_session(leader: ProcessName) -> None:
     """
     if name_process(leader.pid) is not None:
         return
+    for pid in _session(leader):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: ProcessName) -> list[int]:
+    """Who is in a session."""
+    found = []
     for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
-        found = _stat(int(entry.name))
-        if found is not None and found.session == leader.pid and found.state not in _DEAD:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(int(entry.name), signal.SIGKILL)
+        if entry.name.isdigit():
+            stat = _stat(int(entry.name))
+            if stat is not None and stat.session == leader.pid and stat.state not in _DEAD:
+                found.append(int(entry.name))
+    return found
 
 
 def boot_id() -> str:

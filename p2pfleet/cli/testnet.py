@@ -103,13 +103,21 @@ def status(output: Output, directory: Path | None) -> int:
 @common
 @click.pass_obj
 def down(output: Output, directory: Path | None) -> None:
-    """Stop all nodes. Their folders stay; 'testnet up' continues them."""
+    """Stop all nodes. Their folders stay; 'testnet up' continues them.
+
+    Ends as well what a killed 'testnet run' has left in hosts of its own, if it has.
+    """
+    from p2pfleet.cli.internet import sweep
+
     network = LocalNetwork(_folder(directory), output.note)
     interruptions = Interruptions()
     with interruptions.raised():
         stopped = network.down(interruptions)
-    text = f"{stopped} nodes stopped" if stopped else "no node was running"
-    output.result({"directory": str(network.directory), "stopped": stopped}, [text])
+    swept = sweep()
+    lines = [f"{stopped} nodes stopped" if stopped else "no node was running"]
+    if swept:
+        lines.append(f"{swept} processes ended that a killed scenario had left")
+    output.result({"directory": str(network.directory), "stopped": stopped, "swept": swept}, lines)
 
 
 @testnet.command(hidden=True)

@@ -13,11 +13,15 @@ import msgspec
 
 from p2pfleet.cli.folders import join_network, make_folder
 from p2pfleet.cli.interruptions import Interruptions
-from p2pfleet.cli.local_network import LocalNetwork
+from p2pfleet.cli.local_network import HERE, PEERS_WANTED, LocalNetwork
 from p2pfleet.cli.local_publication import Published, publish_here, temporary_folder
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes, table
+from p2pfleet.cli.testnet_groups import PUBLISHER
+from p2pfleet.cli.testnet_hosts import ScenarioHosts, scenario_hosts
+from p2pfleet.cli.testnet_publication import enlarge_model, publish_there
 from p2pfleet.cli.testnet_scenario import NetworkScenario, find_scenario, load_network_scenario
+from p2pfleet.cli.testnet_stage import Condition, Stage
 from p2pfleet.cli.waiting import outcome
 from p2pfleet.config import load_network
 from p2pfleet.core.effects import RecordRow, SaveRecords
@@ -28,14 +32,6 @@ from p2pfleet.core.rules.reputation import score
 
 if TYPE_CHECKING:
     from p2pfleet.verify import Verification
-
-
-class Condition(msgspec.Struct, frozen=True):
-    """Something that must hold, whether it did, and what was seen."""
-
-    what: str
-    held: bool
-    seen: str
 
 
 @click.command(epilog=exit_codes(ExitCode.NO_PEERS))
@@ -51,24 +47,43 @@ def run(output: Output, scenario: str, directory: Path | None, keep: bool) -> in
     """Run SCENARIO on real processes: start them, publish the job, check what must hold.
 
     SCENARIO is a file, or the name of one of those in testnet/scenarios that are for real
-    processes; p2pfleet sim runs the others. Every settled answer is compared with onnxruntime's
-    own, every certificate is recomputed. Exits with 1 if anything that must hold did not. No
-    process is left, whatever happens.
+    processes; p2pfleet sim runs the others. Those with network = "namespaces" need root. Every
+    settled answer is compared with onnxruntime's own, every certificate is recomputed. Exits with
+    1 if anything that must hold did not. No process and no host is left, whatever happens.
     """
     plan = load_network_scenario(find_scenario(scenario))
     begin = time.monotonic()
     interruptions = Interruptions()
-    with interruptions.raised(), _folder(output, interruptions, directory, keep) as folder:
+    with (
+        interruptions.raised(),
+        _folder(output, interruptions, directory, keep) as folder,
+        scenario_hosts(plan) as hosts,
+    ):
         network = LocalNetwork(folder / "network", output.note)
         results = _fresh(folder)
         try:
             output.note(f"{plan.name}: starting {plan.nodes} nodes, {plan.liars} of them lying")
-            network.up(plan.nodes, plan.liars, interruptions, slots=plan.slots, while_we_live=True)
+            network.up(
+                plan.nodes,
+                plan.liars,
+                interruptions,
+                slots=plan.slots,
+                while_we_live=True,
+                seats=hosts.seats if hosts is not None else (),
+                peers=hosts.peers if hosts is not None else PEERS_WANTED,
+            )
             started_s = time.monotonic() - begin
-            published = _publish(output, plan, network, folder / "publisher", results)
+            if plan.staged:
+                published, seen, sent = _perform(
+                    output, plan, network, hosts, interruptions, results
+                )
+            else:
+                published = _publish(output, plan, network, folder / "publisher", results)
+                seen, sent = [], []
         finally:
             network.down(interruptions)
-        document, lines = _judge(plan, network, results, published)
+        document, lines = _judge(plan, network, results, published, seen)
+        document["sent_bytes"] = sent
     document["started_s"] = round(started_s, 1)
     document["seconds"] = round(time.monotonic() - begin, 1)
     document["directory"] = str(folder) if keep or directory is not None else None
@@ -118,6 +133,63 @@ def _publish(
     )
 
 
+def _perform(
+    output: Output,
+    plan: NetworkScenario,
+    network: LocalNetwork,
+    hosts: ScenarioHosts | None,
+    interruptions: Interruptions,
+    results: Path,
+) -> tuple[Published, list[Condition], list[int]]:
+    """Publish from a process of its own, and let the scenario's events happen.
+
+    What came of it, what was seen of it, and the bytes that each host sent, the publisher last.
+    """
+    data_dir = network.folder(len(network.nodes))
+    join_network(data_dir, load_network(network.network_file))
+    if plan.history:
+        _remember(plan, network, data_dir)
+    seat = hosts.publisher_seat if hosts is not None else HERE
+    publisher = network.add_publisher(interruptions, seat)
+    stage = Stage(plan, network, publisher, hosts, interruptions, output.note)
+    request = plan.request()
+    model = Path(request.model)
+    if plan.model_mb:
+        model = data_dir / "model.onnx"
+        enlarge_model(Path(request.model), model, plan.model_mb * 10**6, plan.seed)
+        request = msgspec.structs.replace(request, model=str(model))
+    before = hosts.sent_bytes() if hosts is not None else []
+
+    def note_bytes() -> None:
+        if hosts is not None:
+            before[:] = hosts.sent_bytes()
+
+    published = publish_there(
+        output, network, publisher, stage, request, results, plan.expect.within_s, note_bytes
+    )
+    seen = stage.close()
+    sent: list[int] = []
+    if hosts is not None:
+        sent = [now - then for now, then in zip(hosts.sent_bytes(), before, strict=True)]
+        seen.append(_sent(plan, sent, model.stat().st_size))
+    return published, seen, sent
+
+
+def _sent(plan: NetworkScenario, sent: list[int], model_bytes: int) -> Condition:
+    """What each host sent while the job ran, against the size of the model."""
+    most = plan.expect.sent_max
+    largest = max(range(len(sent)), key=sent.__getitem__)
+    who = PUBLISHER if largest == len(sent) - 1 else f"node {largest}"
+    text = f"{who} sent most, {sent[largest] / 1e6:.2f} MB, {sent[largest] / model_bytes:.2f} times"
+    return Condition(
+        f"no host sent more than {most:g} times the model's size"
+        if most
+        else "what hosts sent is known",
+        not most or sent[largest] <= most * model_bytes,
+        f"{text} the model's {model_bytes / 1e6:.2f} MB; all of them {sum(sent) / 1e6:.2f} MB",
+    )
+
+
 def _remember(plan: NetworkScenario, network: LocalNetwork, data_dir: Path) -> None:
     """Give the publisher its history with every node, before it starts."""
     from p2pfleet.adapters.store import SqliteStore, lock_data_dir
@@ -138,7 +210,11 @@ def _remember(plan: NetworkScenario, network: LocalNetwork, data_dir: Path) -> N
 
 
 def _judge(
-    plan: NetworkScenario, network: LocalNetwork, results: Path, published: Published
+    plan: NetworkScenario,
+    network: LocalNetwork,
+    results: Path,
+    published: Published,
+    seen: list[Condition],
 ) -> tuple[dict[str, Any], list[str]]:
     """What the run showed: as a document, and for people."""
     from p2pfleet.verify import verify_results
@@ -146,7 +222,7 @@ def _judge(
     verification = verify_results(results)
     wrong = _wrong_settled(plan, results)
     nodes = _nodes(plan, network, published)
-    conditions = _conditions(plan, published, verification, wrong, nodes)
+    conditions = _conditions(plan, published, verification, wrong, nodes) + seen
     job = published.job
     document = {
         "held": all(condition.held for condition in conditions),
@@ -210,6 +286,8 @@ def _nodes(
     records = {record["peer"]: record for record in published.records}
     found = []
     for node in network.nodes:
+        if node.publisher:
+            continue
         record = records.get(node.peer, unheard)
         found.append(
             {

@@ -15,6 +15,16 @@ import msgspec
 from msgspec import Meta
 
 from p2pfleet.cli.local_network import MAX_NODES
+from p2pfleet.cli.testnet_groups import (
+    EVENTS_MAX,
+    GROUPS_MAX,
+    PUBLISHER,
+    Event,
+    Group,
+    Link,
+    Network,
+    contradictions,
+)
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.job import Confidence, StopRule
 from p2pfleet.core.rules.certificate import missing
@@ -62,21 +72,26 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What must hold at the end, beside every certificate.
 
     Wrong answers settled at most; all units settled; every liar with a lower score than every
-    honest node; and the job over so many seconds after it was published.
+    honest node; the job over so many seconds after it was published; and no host that sent more
+    bytes, from before the job to its end, than ``sent_max`` times the model's size (0: any).
     """
 
     wrong_settled_max: Annotated[int, Meta(ge=0, le=UNITS_MAX)] = 0
     all_settled: bool = True
     liars_below: bool = True
     within_s: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
+    sent_max: Annotated[float, Meta(ge=0, le=1_000)] = 0.0
 
 
 class _Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)]
+    nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] | None = None
     liars: Annotated[int, Meta(ge=0, le=MAX_NODES)] = 0
     slots: Annotated[int, Meta(ge=1, le=64)] = 1
     history: Annotated[int, Meta(ge=0, le=CHECKS_MAX)] = 0
     about: Annotated[str, Meta(max_length=2_000)] = ""
+    network: Network = "loopback"
+    seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    model_mb: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
 class NetworkScenario(msgspec.Struct, frozen=True):
@@ -86,6 +101,10 @@ class NetworkScenario(msgspec.Struct, frozen=True):
     unit with the same wrong bytes, so that they agree without a word. ``history`` is how many
     checks the publisher's records hold of every node when the job begins, liars included: they
     built a record first. Paths in ``job`` are absolute.
+
+    ``groups`` are these nodes in order, if the file names any; with ``network`` "namespaces" each
+    has a host of its own, and so has the publisher. ``events`` count from the job's publication.
+    ``model_mb``: the model's file is made that large (MB of 10^6 bytes), without another meaning.
     """
 
     name: str
@@ -96,6 +115,17 @@ class NetworkScenario(msgspec.Struct, frozen=True):
     history: int
     job: JobTerms
     expect: Expectation
+    network: Network = "loopback"
+    seed: int = 0
+    model_mb: int = 0
+    groups: tuple[Group, ...] = ()
+    publisher: Link = Link()
+    events: tuple[Event, ...] = ()
+
+    @property
+    def staged(self) -> bool:
+        """Whether the publisher is a process of its own, to which things can happen."""
+        return self.network == "namespaces" or bool(self.events)
 
     @property
     def honest(self) -> int:
@@ -142,19 +172,29 @@ def parse_network_scenario(
     Raises :class:`ScenarioError`.
     """
     mistakes: list[str] = []
-    sections = ("job", "expect")
+    sections = ("job", "expect", "groups", "publisher", "events")
     top = {key: value for key, value in table.items() if key not in sections}
     nodes = _section(_Nodes, top, "", mistakes)
     if "job" not in table:
         mistakes.append("job: is missing")
     job = _section(JobTerms, table.get("job", {}), "job", mistakes) if "job" in table else None
     expect = _section(Expectation, table.get("expect", {}), "expect", mistakes)
-    if nodes is None or job is None or expect is None:
+    groups = _sections(Group, table.get("groups", []), "groups", GROUPS_MAX, mistakes)
+    publisher = _section(Link, table.get(PUBLISHER, {}), PUBLISHER, mistakes)
+    events = _sections(Event, table.get("events", []), "events", EVENTS_MAX, mistakes)
+    count = sum(group.count for group in groups)
+    if "nodes" not in table and "groups" not in table:
+        mistakes.append("nodes: is missing")
+    if "nodes" in table and "groups" in table:
+        mistakes.append("nodes: the groups say how many there are")
+    if count > MAX_NODES:
+        mistakes.append(f"groups: {count} nodes are more than {MAX_NODES}")
+    if nodes is None or job is None or expect is None or publisher is None or mistakes:
         raise ScenarioError(what, mistakes)
     scenario = NetworkScenario(
         name=name,
         about=nodes.about,
-        nodes=nodes.nodes,
+        nodes=nodes.nodes or count,
         liars=nodes.liars,
         slots=nodes.slots,
         history=nodes.history,
@@ -164,11 +204,30 @@ def parse_network_scenario(
             inputs=tuple(str(folder / one) for one in job.inputs),
         ),
         expect=expect,
+        network=nodes.network,
+        seed=nodes.seed,
+        model_mb=nodes.model_mb,
+        groups=groups or (Group(name="all", count=nodes.nodes or 1),),
+        publisher=publisher,
+        events=events,
     )
     mistakes = _contradictions(scenario)
     if mistakes:
         raise ScenarioError(what, mistakes)
     return scenario
+
+
+def _sections(
+    kind: type[Section], tables: Any, where: str, most: int, mistakes: list[str]
+) -> tuple[Section, ...]:
+    """Structs from a list of tables; those without mistakes."""
+    if not isinstance(tables, list) or len(tables) > most:
+        mistakes.append(f"{where}: {most} tables [[{where}]] at most are wanted here")
+        return ()
+    read = [
+        _section(kind, table, f"{where}.{number}", mistakes) for number, table in enumerate(tables)
+    ]
+    return tuple(one for one in read if one is not None)
 
 
 def _section(kind: type[Section], table: Any, where: str, mistakes: list[str]) -> Section | None:
@@ -199,8 +258,12 @@ def _contradictions(scenario: NetworkScenario) -> list[str]:
     from p2pfleet.adapters.inputs import parse_split
     from p2pfleet.submission import stop_of
 
-    mistakes = []
     job = scenario.job
+    mistakes = contradictions(
+        scenario.network, scenario.groups, scenario.publisher, scenario.events
+    )
+    if scenario.expect.sent_max and scenario.network != "namespaces":
+        mistakes.append('expect.sent_max: bytes are counted with network = "namespaces" only')
     if scenario.liars >= scenario.nodes:
         mistakes.append(f"liars: {scenario.liars} of {scenario.nodes} nodes leave no honest one")
     for key, path, kind in (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -9,7 +12,6 @@ import psutil
 import pytest
 
 from p2pfleet.cli.internet import Host, obstacle
-from p2pfleet.cli.internet.enter import MARK
 from tests.e2e.local import NodeProcess
 
 PORT = 4001
@@ -28,16 +30,35 @@ def node_in(host: Host, data_dir: Path, *arguments: str | Path) -> NodeProcess:
     return process
 
 
-def marked() -> list[psutil.Process]:
-    """Every process that runs in a host, of whatever internet."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if MARK in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+class Tag:
+    """Finds every process that a test has started, however indirectly, by its environment.
+
+    Others may run internets of their own on the machine at the same time.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._value = secrets.token_hex(8)
+        monkeypatch.setenv("P2PFLEET_TEST", self._value)
+
+    def processes(self) -> list[psutil.Process]:
+        """Those that run now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                tagged = process.environ().get("P2PFLEET_TEST") == self._value
+                if tagged and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return [one for one in found if one.pid != os.getpid()]
+
+    def in_hosts(self) -> list[psutil.Process]:
+        """Those of them that run in a host."""
+        own = Path("/proc/self/ns/net").stat().st_ino
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{process.pid}/ns/net").stat().st_ino != own:
+                    found.append(process)
+        return found
 
 
 def in_namespaces(inodes: set[int]) -> list[int]:

@@ -19,7 +19,7 @@ import pytest
 
 from p2pfleet.cli.internet import CLEAR, Host, Internet, Router, Weather, sweep
 from p2pfleet.core.errors import P2pfleetError
-from tests.e2e.hosts import devices, in_namespaces, marked, mounted_namespaces, udp, wants_hosts
+from tests.e2e.hosts import Tag, devices, in_namespaces, mounted_namespaces, udp, wants_hosts
 from tests.e2e.local import wait_until
 
 pytestmark = [pytest.mark.e2e, wants_hosts]
@@ -329,21 +329,23 @@ def test_nothing_is_left_when_the_process_that_built_it_is_killed() -> None:
 
 def test_what_is_left_when_the_guard_is_killed_too_is_swept_up_next_time() -> None:
     with runner() as (process, guard, sleeper):
-        assert sweep() == 0, "its guard is there"
-        assert not gone(sleeper)
+        sweep()
+        assert not gone(sleeper), "its guard is there"
         process.kill()
         guard.kill()
         wait_until("the guard is gone", lambda: gone(guard))
         with Internet():
-            wait_until("the sleeper is gone", lambda: gone(sleeper), 10)
-    assert sweep() == 0
+            assert gone(sleeper)
 
 
-def test_who_uses_an_internet_whose_guard_was_killed_is_told() -> None:
+def test_who_uses_an_internet_whose_guard_was_killed_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tag = Tag(monkeypatch)
     with Internet() as internet:
         host = internet.host("a")
         process = host.popen(SLEEP)
-        wait_until("it is marked", lambda: process.pid in {one.pid for one in marked()})
+        wait_until("it is in its host", tag.in_hosts)
         os.kill(internet.guard.name.pid, signal.SIGKILL)
         with pytest.raises(P2pfleetError, match="carries the packets"):
             host.change(CLEAR)

@@ -13,10 +13,11 @@ from p2pfleet.cli.internet import Host, Internet, Weather
 from p2pfleet.config import save_network
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 from p2pfleet.resources import resource_path
-from tests.e2e.hosts import marked, node_in, wants_hosts
+from tests.e2e.hosts import Tag, node_in, wants_hosts
 from tests.e2e.local import NodeProcess, finished, wait_until
 
-pytestmark = [pytest.mark.e2e, wants_hosts]
+# A scenario of test_testnet_hosts.py is the quick one.
+pytestmark = [pytest.mark.e2e, pytest.mark.long, wants_hosts]
 
 DIGITS = resource_path("testnet", "jobs", "digits")
 FAR = Weather(latency_ms=50)
@@ -68,10 +69,11 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    tag = Tag(monkeypatch)
     with Internet(seed=5) as internet, contextlib.ExitStack() as stack:
         yield Place(tmp_path / "place", internet, stack)
-    assert not marked()
+    assert not tag.processes()
 
 
 def test_a_job_needs_the_far_and_the_hidden_and_waits_for_those_who_are_cut_off(
