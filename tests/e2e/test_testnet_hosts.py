@@ -44,7 +44,7 @@ split = "0:200"
 quorum = 3
 
 [expect]
-within_s = 120
+within_s = 240
 sent_max = 100
 """
 
@@ -70,7 +70,9 @@ def scenario(tmp_path: Path) -> Path:
 
 
 def test_a_job_is_done_by_the_far_and_the_hidden_across_a_cut(scenario: Path, tag: Tag) -> None:
-    done = p2pfleet("testnet", "run", scenario, "--dir", scenario.parent / "net", "--json")
+    done = p2pfleet(
+        "testnet", "run", scenario, "--dir", scenario.parent / "net", "--json", timeout_s=400
+    )
     assert not tag.processes(), "the command waits until the last one is gone"
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cut home | far+publisher" in done.stderr

@@ -186,7 +186,8 @@ class Host:
 class Internet:
     """Hosts with public addresses, and routers with hosts behind them. No way leads out of it.
 
-    The same ``seed`` gives every link the same luck. Raises :class:`P2pfleetError` where it may
+    ``public`` is the network of public addresses, a /16 or larger. The same ``seed`` gives every
+    link the same luck. Raises :class:`P2pfleetError` where it may
     not be built. One may be used by several threads.
     """
 
@@ -264,7 +265,7 @@ class Internet:
         self._unused(name)
         segment = len(self.routers) + 1
         if segment > ROUTERS_MAX:
-            raise P2pfleetError(f"{ROUTERS_MAX} routers are the most there can be.")
+            raise P2pfleetError(f"{ROUTERS_MAX} routers are the most there can be.", "Build fewer.")
         network = ipaddress.IPv4Network(_PRIVATE_NETWORK.format(segment))
         ip = self.free_address(None)
         built = self.guard.build(
@@ -283,14 +284,23 @@ class Internet:
         return router
 
     def free_address(self, behind: Router | None) -> str:
-        """An address that nobody has had yet."""
+        """An address that nobody has had yet.
+
+        Public ones are each in a /24 of its own, as long as there are any, since votes from one
+        subnet count less.
+        """
         segment = PUBLIC if behind is None else behind.segment
-        number = self._used.get(segment, 1) + 1
+        number = self._used.get(segment, 0)
         network = self._network(behind)
-        if number >= network.num_addresses - 1:
-            raise P2pfleetError(f"{network} has no address left.")
-        self._used[segment] = number
-        return str(network[number])
+        if behind is None:
+            row, subnet = divmod(number, network.num_addresses // 256 - 1)
+            offset, full = (subnet + 1) * 256 + row + 1, row >= 254
+        else:
+            offset, full = number + 2, number + 3 >= network.num_addresses
+        if full:
+            raise P2pfleetError(f"{network} has no address left.", "Build fewer hosts.")
+        self._used[segment] = number + 1
+        return str(network[offset])
 
     def _network(self, behind: Router | None) -> ipaddress.IPv4Network:
         return self._public if behind is None else behind.network
