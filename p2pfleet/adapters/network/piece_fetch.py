@@ -106,6 +106,9 @@ class PieceFetch:
         self._held = await trio.to_thread.run_sync(self._pieces.held)
         self._missing = self._held.count(0)
         if self._missing:
+            if len(self._queue) == 1:
+                # Two at once also from a single source: while one hashes and writes, one receives.
+                self._queue *= 2
             workers = min(len(self._queue), self._config.piece_sources)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, nursery.cancel_scope)

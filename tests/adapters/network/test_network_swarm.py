@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from network_harness import QUICK, meet, next_of, node, noise, ref_of, trio_test, until
+from network_harness import QUICK, next_of, node, noise, ref_of, trio_test, until
 
 from p2pfleet.adapters.network import NetworkConfig
 from p2pfleet.adapters.network.streams import StreamFailed
@@ -24,7 +24,7 @@ from p2pfleet.ports import BlobNotFound, Disconnected
 PIECES = 12
 BIG = noise((PIECES - 1) * PIECE_BYTES + 4321, 30)
 BAD = BIG[: 5 * PIECE_BYTES] + noise(PIECE_BYTES, 33) + BIG[6 * PIECE_BYTES :]
-CONFIG = QUICK
+CONFIG = msgspec.structs.replace(QUICK, target_peers=4, lookup_first_s=60.0)
 Open = Callable[..., FilePacks]
 
 
@@ -53,15 +53,20 @@ def packs(tmp_path: Path) -> Iterator[Open]:
 async def fleet(
     shelves: Sequence[FilePacks], config: NetworkConfig = CONFIG
 ) -> AsyncIterator[list[Any]]:
-    """Nodes 1, 2, ... on these packs, all connected with each other."""
+    """Nodes 1, 2, ... on these packs, each connected with the first and the three before it."""
     async with AsyncExitStack() as stack:
         nodes: list[Any] = []
         for number, blobs in enumerate(shelves, 1):
-            known = tuple(one.addresses[0] for one in nodes)
+            near = [*nodes[:1], *nodes[1:][-3:]]
+            known = tuple(one.addresses[0] for one in near)
             opened = node(number, known, config=config, blobs=blobs)
             nodes.append(await stack.enter_async_context(opened))
-        await meet(*nodes)
+            await until(lambda near=near: {one.peer for one in near} <= known_to(nodes[-1]))
         yield nodes
+
+
+def known_to(one: Any) -> set[PeerId]:
+    return {other.peer for other in one.peers()}
 
 
 async def fetch(here: Any, blobs: FilePacks, sources: Sequence[Any]) -> PeerId:
@@ -88,8 +93,8 @@ def test_those_who_fetch_share_what_one_source_has(
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
                 for here, blobs in list(zip(nodes, shelves, strict=True))[1:]:
-                    others = [one for one in nodes if one is not here]
-                    nursery.start_soon(fetch, here, blobs, others)
+                    near = [one for one in nodes if one.peer in known_to(here)]
+                    nursery.start_soon(fetch, here, blobs, near)
             seconds = trio.current_time() - began
             sent = [one.bulk.given_bytes / len(BIG) for one in nodes]
         with capsys.disabled():
