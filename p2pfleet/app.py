@@ -28,17 +28,19 @@ from p2pfleet.adapters.store import (
 )
 from p2pfleet.config import NodeConfig
 from p2pfleet.core import events as ev
-from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
-from p2pfleet.core.model.ids import Cid, JobId, PeerId
+from p2pfleet.core.model.ids import Cid, JobId, PeerId, parse_peer
 from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
-from p2pfleet.core.wire.verified import VerifiedManifest
+from p2pfleet.core.wire.verified import VerifiedAdmission, VerifiedManifest
 from p2pfleet.publishing import SubmitRequest, prepare
 from p2pfleet.running import SUBMITTED, RunningNode
 from p2pfleet.runtime.clock import SystemClock
+from p2pfleet.runtime.closed import ADMISSION_FILE, opened_pages, read_admission
 from p2pfleet.runtime.driver import Driver
+from p2pfleet.runtime.gate import RosterGate, shown_by
 from p2pfleet.runtime.reception import announcement_validator, receive
 from p2pfleet.runtime.recording import Recorder
 from p2pfleet.runtime.requirements import opened_requirement
@@ -95,6 +97,7 @@ async def open_node(config: NodeConfig, *, liar: bool = False) -> AsyncIterator[
         )
     if config.network.requirement is not None:
         opened_requirement(config.network)
+    opened_pages(config.network)
     _use_few_arenas()
     clock = SystemClock()
     with lock_data_dir(config.data_dir) as folder:
@@ -134,6 +137,34 @@ class _BlobGate:
         return self.node.may_fetch(peer, cid)
 
 
+def _own_admission(config: NodeConfig) -> VerifiedAdmission | None:
+    """What `p2pfleet network join` left in the data folder, if it was ever run there."""
+    file = config.data_dir / ADMISSION_FILE
+    try:
+        return read_admission(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, Malformed) as error:
+        raise P2pfleetError(
+            f"{file} cannot be used: {error}.",
+            "Remove it, and join again with an invitation if the node is no member yet.",
+            ExitCode.DAMAGED,
+        ) from error
+
+
+def _vouched(config: NodeConfig) -> tuple[PeerId, ...]:
+    """The peers that the configuration itself names as nodes of the network."""
+    named = (parse_peer(address.rpartition("/p2p/")[2]) for address in config.bootstrap)
+    return tuple(sorted(set(named)))
+
+
+async def _tell_shown(members: RosterGate, driver: Driver) -> None:
+    """Tell the core of the proofs that strangers brought."""
+    async for event in members.shown:
+        await driver.carry_out(event)
+        members.decided(shown_by(event))
+
+
 def _manifest_of(store: SqliteStore, job: JobId) -> Manifest | None:
     """The manifest of a job that is known here. Blocks; call it in a thread."""
     stored = store.job(job)
@@ -161,17 +192,24 @@ async def _running(
     network_config = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap)
     recorder = Recorder(config.data_dir / "recording") if config.recording else None
     gate = _BlobGate()
+    members = RosterGate(clock, _own_admission(config)) if config.network.terms.closed else None
+
+    def belongs(peer: PeerId) -> bool:
+        return gate.node is None or gate.node.roster.member(peer)
+
     async with (
         open_executors(sandbox_config) as executors,
         open_network(
             network_config,
             seed=seed,
             network=config.network.id,
-            validator=announcement_validator(config.network.terms, clock),
+            validator=announcement_validator(config.network.terms, clock, belongs),
             addresses=store,
             blobs=packs,
             may_fetch=gate.may_fetch,
             clock=clock,
+            gate=members,
+            swarm_key=config.network.swarm_key,
         ) as network,
         trio.open_nursery() as nursery,
     ):
@@ -216,6 +254,7 @@ async def _running(
                 config.roles,
                 consent,
                 config.network.terms,
+                _vouched(config),
             ),
             store=store,
             network=network,
@@ -225,6 +264,8 @@ async def _running(
             recorder=recorder,
         )
         gate.node, gate.workshop = driver.node, workshop
+        if members is not None:
+            members.node = driver.node
         body = trio.CancelScope()
         running = RunningNode(
             config=config,
@@ -243,6 +284,9 @@ async def _running(
             await nursery.start(workshop.run)
             await nursery.start(driver.run)
             await _restore(driver, store, clock, network.addresses, config)
+            if members is not None:
+                network.reconsider()
+                nursery.start_soon(_tell_shown, members, driver)
             nursery.start_soon(receive, network, config.network.id, driver.submit)
             with body:
                 async with serve_control(config.data_dir, running.methods()):

@@ -28,8 +28,11 @@ from p2pfleet.core.model.job import Limits
 from p2pfleet.core.model.network import (
     MAX_PUZZLE_BITS,
     MAX_VOTES_A_SUBNET,
+    MEMBER_PAGES,
+    MEMBERS_A_PAGE,
     NetworkFile,
     NetworkParameters,
+    SignedPage,
     SignedRequirement,
 )
 
@@ -122,12 +125,15 @@ _NETWORK_KEYS: dict[str, Any] = {
     "bootstrap": Annotated[tuple[str, ...], Meta(max_length=MAX_BOOTSTRAP)],
     "parameters": dict[str, Any],
     "requirement": dict[str, Any],
+    "swarm_key": Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")],
+    "members": Annotated[tuple[dict[str, Any], ...], Meta(max_length=MEMBER_PAGES)],
 }
 _PARAMETER_KEYS: dict[str, Any] = {
     "testnet": bool,
     "owner": Annotated[str, Meta(max_length=80)],
     "puzzle_bits": Annotated[int, Meta(ge=0, le=MAX_PUZZLE_BITS)],
     "votes_a_subnet": Annotated[int, Meta(ge=0, le=MAX_VOTES_A_SUBNET)],
+    "closed": bool,
 }
 _REQUIREMENT_KEYS: dict[str, Any] = {
     "onnxruntime": Version,
@@ -135,6 +141,17 @@ _REQUIREMENT_KEYS: dict[str, Any] = {
     "issued_ms": Annotated[int, Meta(ge=0, lt=2**53)],
     "signature": Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")],
 }
+_PAGE_KEYS: dict[str, Any] = {
+    "page": Annotated[int, Meta(ge=0, lt=MEMBER_PAGES)],
+    "sequence": Annotated[int, Meta(ge=0, lt=2**53)],
+    "issued_ms": Annotated[int, Meta(ge=0, lt=2**53)],
+    "signature": Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")],
+    "entries": Annotated[
+        tuple[Annotated[tuple[str, ...], Meta(min_length=1, max_length=3)], ...],
+        Meta(max_length=MEMBERS_A_PAGE),
+    ],
+}
+_REMOVED = "removed"
 
 
 # ---- node.toml -------------------------------------------------------------------------------
@@ -286,12 +303,49 @@ def load_network(path: Path) -> NetworkFile:
     if "requirement" in values:
         owned = "owner" in values.get("parameters", {})
         requirement = _requirement(values["requirement"], owned, mistakes)
+    closed = parameters.get("closed", False)
+    if closed and "owner" not in values.get("parameters", {}):
+        mistakes.add("parameters.closed", "a closed network needs an owner, who lists its members")
+    pages = tuple(_page(one, mistakes) for one in values.get("members", ()))
+    for key in ("members", "swarm_key"):
+        if key in table and not closed:
+            mistakes.add(key, "belongs to closed networks only, and this one is open")
+    if "swarm_key" in values and path.stat().st_mode & 0o077:
+        mistakes.add("swarm_key", f"is a secret, but others may read it: chmod 600 {path}")
     if mistakes.found:
         raise ConfigError(
             str(path), mistakes.found, "Mend them, or ask whoever runs the network for its file."
         )
     return NetworkFile(
-        NetworkParameters(values["name"], **parameters), values.get("bootstrap", ()), requirement
+        NetworkParameters(values["name"], **parameters),
+        values.get("bootstrap", ()),
+        requirement,
+        tuple(page for page in pages if page is not None),
+        bytes.fromhex(values["swarm_key"]) if "swarm_key" in values else None,
+    )
+
+
+def _page(table: Mapping[str, Any], mistakes: _Mistakes) -> SignedPage | None:
+    values = _checked(table, _PAGE_KEYS, mistakes, "members.")
+    missing = [key for key in _PAGE_KEYS if key not in table]
+    if missing:
+        mistakes.add("members", f"a page lacks {', '.join(missing)}")
+    if len(values) < len(_PAGE_KEYS):
+        return None
+    peers = _peers([row[0] for row in values["entries"]], "members.entries", mistakes)
+    if len(peers) < len(values["entries"]):
+        return None
+    entries = []
+    for peer, (_, *rest) in zip(peers, values["entries"], strict=True):
+        if len(rest) == 2 and rest[1] != _REMOVED:
+            mistakes.add("members.entries", f"the third text of an entry is always {_REMOVED!r}")
+        entries.append((peer, rest[0] if rest else "", len(rest) < 2))
+    return SignedPage(
+        values["page"],
+        values["sequence"],
+        values["issued_ms"],
+        tuple(entries),
+        bytes.fromhex(values["signature"]),
     )
 
 
@@ -318,6 +372,7 @@ def save_network(path: Path, network: NetworkFile) -> None:
         "bootstrap = [",
         *(f"    {_quoted(address)}," for address in network.bootstrap),
         "]",
+        *_swarm_key_lines(network),
         "",
         "[parameters]",
         f"testnet = {'true' if network.parameters.testnet else 'false'}",
@@ -326,6 +381,8 @@ def save_network(path: Path, network: NetworkFile) -> None:
     ]
     if network.parameters.owner is not None:
         lines.append(f"owner = {_quoted(peer_text(network.parameters.owner))}")
+    if network.parameters.closed:
+        lines.append("closed = true")
     if network.requirement is not None:
         lines += [
             "",
@@ -337,7 +394,35 @@ def save_network(path: Path, network: NetworkFile) -> None:
             f"issued_ms = {network.requirement.issued_ms}",
             f"signature = {_quoted(network.requirement.signature.hex())}",
         ]
+    for page in network.pages:
+        lines += [
+            "",
+            "# Signed by the owner ('p2pfleet network members').",
+            "[[members]]",
+            f"page = {page.page}",
+            f"sequence = {page.sequence}",
+            f"issued_ms = {page.issued_ms}",
+            f"signature = {_quoted(page.signature.hex())}",
+            "entries = [",
+            *(f"    [{_entry(*entry)}]," for entry in page.entries),
+            "]",
+        ]
     write_file(path, "\n".join(lines) + "\n")
+
+
+def _swarm_key_lines(network: NetworkFile) -> list[str]:
+    if network.swarm_key is None:
+        return []
+    return [
+        "",
+        "# Every connection is encrypted with this; keep it as secret as the members do.",
+        f"swarm_key = {_quoted(network.swarm_key.hex())}",
+    ]
+
+
+def _entry(peer: PeerId, name: str, admitted: bool) -> str:
+    texts = [peer_text(peer), *([name] if name or not admitted else [])]
+    return ", ".join(map(_quoted, texts if admitted else [*texts, _REMOVED]))
 
 
 def write_file(path: Path, text: str) -> None:
@@ -483,7 +568,7 @@ def _checked(
         try:
             values[key] = msgspec.convert(value, keys[key], strict=True)
         except msgspec.ValidationError as error:
-            mistakes.add(prefix + key, _plain(str(error), value))
+            mistakes.add(prefix + key, _plain(str(error), "..." if key == "swarm_key" else value))
     return values
 
 
@@ -498,6 +583,7 @@ _WORDS = {
     r"matching regex '^[a-z0-9][a-z0-9.-]*\\Z'": "of small letters, digits, dots and dashes",
     r"matching regex '^[0-9]{1,6}(\\.[0-9]{1,6}){0,3}\\Z'": "like 1.32.0",
     r"matching regex '^[0-9a-f]{128}\\Z'": "of 128 hexadecimal digits",
+    r"matching regex '^[0-9a-f]{64}\\Z'": "of 64 hexadecimal digits",
 }
 
 

@@ -86,8 +86,28 @@ class Network(Protocol):
         """Gossip one announcement (at most MAX_ANNOUNCEMENT_BYTES). Lossy."""
         ...
 
+    def reconsider(self) -> None:
+        """Whom the :class:`MemberGate` admits has changed: part from all others, dial the new."""
+        ...
+
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be; Rejects lead to disconnection."""
+        ...
+
+
+class MemberGate(Protocol):
+    """Who may connect to this node of a closed network. Must be quick and must not raise."""
+
+    def admits(self, peer: PeerId) -> bool:
+        """Whether this node talks to ``peer``."""
+        ...
+
+    def proves(self, peer: PeerId, proof: bytes) -> bool:
+        """Whether ``peer``, whose handshake brought ``proof``, is to be admitted for it."""
+        ...
+
+    def proof(self) -> bytes:
+        """What this node shows in the handshake of connections that it opens; may be empty."""
         ...
 
 
@@ -261,6 +281,14 @@ class Store(AddressBook, Protocol):
 
     def requirement(self) -> Sealed | None:
         """What the network's owner asked for last, if anything was ever heard."""
+        ...
+
+    def members(self) -> list[Sealed]:
+        """The pages of the closed network's list of members, by number."""
+        ...
+
+    def acceptances(self) -> list[Sealed]:
+        """The acceptances of invited peers, in the order in which they were first saved."""
         ...
 
     def jobs(self) -> list[StoredJob]:

@@ -20,7 +20,7 @@ from p2pfleet.adapters.control.server import Method
 from p2pfleet.adapters.network import OpenNetwork
 from p2pfleet.adapters.store import FilePacks, SqliteStore
 from p2pfleet.adapters.store.durable_file import replace_file
-from p2pfleet.config import NodeConfig
+from p2pfleet.config import NETWORK_FILE, NodeConfig, load_network
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
@@ -34,7 +34,9 @@ from p2pfleet.ports import SandboxReport
 from p2pfleet.publishing import Draft, SubmitRequest
 from p2pfleet.results import Progress, write_results
 from p2pfleet.runtime.clock import SystemClock
+from p2pfleet.runtime.closed import opened_pages
 from p2pfleet.runtime.driver import Driver
+from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.signing import open_sealed
 from p2pfleet.runtime.unit_run import UNIT_RUN, decided_unit
 from p2pfleet.runtime.views import (
@@ -306,6 +308,9 @@ class RunningNode:
             "network": {
                 "name": self._config.network.parameters.name,
                 "id": node.network.hex(),
+                "closed": node.roster.closed,
+                "member": node.roster.member(node.me),
+                "refused": dict(self._network.refused),
             },
             "version": __version__,
             "addresses": list(self._network.addresses),
@@ -338,6 +343,37 @@ class RunningNode:
         return [
             peer_view(self._driver.node, item.peer, item.address) for item in self._network.peers()
         ]
+
+    def members(self) -> list[dict[str, Any]]:
+        """Who belongs to this closed network, and whom its owner removed, as far as is known."""
+        roster = self._driver.node.roster
+        owner = roster.terms.owner
+        rows = [] if owner is None else [(owner, "owner")]
+        rows += [(peer, "listed") for peer in roster.entries]
+        rows += [(peer, "invited") for peer in roster.named if peer not in roster.entries]
+        return [
+            {
+                "peer": peer_text(peer),
+                "name": roster.name(peer),
+                "admitted": roster.member(peer),
+                "how": how,
+            }
+            for peer, how in rows
+        ]
+
+    async def reload_network(self) -> None:
+        """Take in what the data folder's network file says now: the owner's words, nothing else."""
+        file = self._config.data_dir / NETWORK_FILE
+        network = await trio.to_thread.run_sync(load_network, file)
+        if network.id != self._config.network.id:
+            raise P2pfleetError(
+                f"{file} is another network's now.", "Put the old one back.", ExitCode.USAGE
+            )
+        if network.requirement is not None:
+            asked = await trio.to_thread.run_sync(opened_requirement, network)
+            await self._driver.carry_out(ev.RequirementReceived(self.peer, asked))
+        for page in await trio.to_thread.run_sync(opened_pages, network):
+            await self._driver.carry_out(ev.MembersReceived(self.peer, page))
 
     def reputation(self, peer: PeerId | None) -> list[dict[str, Any]]:
         """The record of one peer with its story, or of all that ever moved, the best first."""
@@ -398,6 +434,13 @@ class RunningNode:
 
         async def peers(_: Mapping[str, Any]) -> Any:
             return self.peers()
+
+        async def members(_: Mapping[str, Any]) -> Any:
+            return self.members()
+
+        async def reload_network(_: Mapping[str, Any]) -> Any:
+            await self.reload_network()
+            return {}
 
         async def jobs(_: Mapping[str, Any]) -> Any:
             views = self.jobs()
@@ -477,7 +520,7 @@ class RunningNode:
             method.__name__: method
             for method in (
                 ping, status, peers, jobs, job, cancel, results, submit, unit_run, reputation,
-                credit, pause, resume, stop,
+                credit, pause, resume, stop, members, reload_network,
             )
         }  # fmt: skip
 

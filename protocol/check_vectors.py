@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import independent as rules
+import independent_closed as closing
 import independent_credit as crediting
 import independent_trust as trust
 from nacl.signing import SigningKey
@@ -305,6 +306,40 @@ def credit(case: dict[str, Any]) -> Iterator[Any]:
         yield crediting.judge_receipt(receipt, *known, network, bits), case["verdict"]
 
 
+def closed(case: dict[str, Any]) -> Iterator[Any]:
+    judged = case["judged"]
+    if judged == "summary":
+        yield closing.acceptances_hash(case["hashes"]), case["hash"]
+        return
+    if judged == "place":
+        yield closing.page_of(f"{case['first']:02x}" * 32), case["page"]
+        return
+    terms = case["network"]
+    network = rules.network_id(**terms)
+    if judged == "roster":
+        pages = [rules.verified(one)[1] for one in case["pages"]]
+        words = [rules.verified(one)[1] for one in case["acceptances"]]
+        members, witnesses = closing.roster(terms["owner"], pages, words)
+        yield sorted(members), case["members"]
+        yield witnesses, case["witnesses"]
+    else:
+        name, body = rules.verified(case["body"])
+        yield name, case["hash"]
+        if judged == "page":
+            given = (network, terms["owner"], terms["closed"], case["known"])
+            yield closing.judge_page(body, *given), case["verdict"]
+        else:
+            judge = closing.judge_admission if judged == "admission" else closing.judge_acceptance
+            yield judge(body, network, terms, case["wall_ms"]), case["verdict"]
+
+
+def swarm_keys(case: dict[str, Any]) -> Iterator[Any]:
+    yield closing.key_file(case["file"]), case["key"]
+    writes = [bytes.fromhex(one) for one in case["writes"]]
+    found = closing.sent(bytes.fromhex(case["key"]), bytes.fromhex(case["nonce"]), writes)
+    yield [one.hex() for one in found], case["sent"]
+
+
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "identities": identities, "networks": networks, "puzzles": puzzles,
     "cids": cids, "job_ids": job_ids, "messages": messages, "refused": refused,
@@ -314,7 +349,7 @@ FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "commitments": commitments, "sortition": sortition, "decisions": decisions,
     "rankings": rankings, "certificates": certificates, "snapshots": snapshots,
     "evidence": evidence, "reputation": reputation,
-    "credit": credit,
+    "credit": credit, "closed": closed, "swarm_keys": swarm_keys,
 }  # fmt: skip
 
 

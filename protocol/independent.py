@@ -158,6 +158,8 @@ ENTRY = tagged(
     (8, "OpenRingers", record(
         secret=HASH, ringers=many(record(unit=UNIT, digest=HASH), 1, 128))),
 )  # fmt: skip
+SEALED = record(body=octets(1, 32 * 1024), signer=HASH, signature=KEY_SIGNATURE)
+MEMBER_NAME = text(0, 40, "[^\\x00-\\x1f\\x7f]*")
 BODY = tagged(
     ("p2pfleet/1/manifest", "Manifest", record(
         network=HASH, publisher=HASH, name=text(1, 120), model=CID, model_bytes=SIZE, table=CID,
@@ -175,6 +177,17 @@ BODY = tagged(
     ("p2pfleet/1/requirement", "Requirement", record(
         network=HASH, owner=HASH, sequence=COUNT, issued_ms=COUNT,
         onnxruntime=text(0, 32, r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}"))),
+    ("p2pfleet/1/members", "Members", record(
+        network=HASH, owner=HASH, page=whole(0, 15), sequence=COUNT, issued_ms=COUNT,
+        entries=ascending("peer", many(record(
+            peer=HASH, name=MEMBER_NAME, admitted=boolean), 0, 512)))),
+    ("p2pfleet/1/invitation", "Invitation", record(
+        network=HASH, owner=HASH, key=HASH, name=MEMBER_NAME, uses=whole(1, 256), issued_ms=COUNT,
+        expires_ms=COUNT)),
+    ("p2pfleet/1/admission", "Admission", record(
+        network=HASH, key=HASH, peer=HASH, invitation=SEALED)),
+    ("p2pfleet/1/acceptance", "Acceptance", record(
+        network=HASH, member=HASH, accepted_ms=COUNT, admission=SEALED)),
     ("p2pfleet/1/frame", "Frame", record(
         network=HASH, job=HASH, author=HASH, incarnation=COUNT, sequence=COUNT,
         entries=many(ENTRY, 1, 1024))),
@@ -185,7 +198,6 @@ BODY = tagged(
         network=HASH, job=HASH, publisher=HASH, peer=HASH, number=COUNT, units=whole(1, 10**6),
         work=whole(1, 2**62 - 1), credit=whole(1, 2**63 - 2), issued_ms=COUNT)),
 )  # fmt: skip
-SEALED = record(body=octets(1, 32 * 1024), signer=HASH, signature=KEY_SIGNATURE)
 POSITION = record(author=HASH, incarnation=COUNT, next_sequence=COUNT)
 MESSAGE = tagged(
     ("hello", "Hello", record(network=HASH, version=whole(0, 65535), record=SEALED)),
@@ -195,6 +207,8 @@ MESSAGE = tagged(
         job=HASH, positions=many(POSITION, 0, 1024), snapshot=whole(-1, 2**53 - 1))),
     ("wanted", "Wanted", record(job=HASH, units=many(UNIT, 1, 1024))),
     ("proof", "Proof", record(first=SEALED, second=SEALED)),
+    ("roster", "RosterSummary", record(
+        pages=many(COUNT, 16, 16), accepted=many(HASH, 16, 16))),
 )  # fmt: skip
 BLOB_MESSAGE = tagged(
     ("want", "BlobRequest", record(network=HASH, cid=CID, offset=SIZE, length=SIZE)),
@@ -212,10 +226,18 @@ BULK_MESSAGE = tagged(
         complete=boolean, held=octets(0, 2048), take=many(whole(0, 16_383), 0, 16),
         wait_ms=whole(0, 3_600_000))),
 )  # fmt: skip
-NETWORK = tagged(
+
+
+def network(value: Any) -> dict[str, Any]:
+    parameters = PARAMETERS(value)
+    need(not parameters["closed"] or parameters["owner"] is not None, "bound")
+    return parameters
+
+
+PARAMETERS = tagged(
     ("p2pfleet/1/network", "NetworkParameters",
      record(name=text(1, 64, "[a-z0-9][a-z0-9.-]*"), testnet=boolean, owner=nullable(HASH),
-            puzzle_bits=whole(0, 40), votes_a_subnet=whole(0, 64))),
+            puzzle_bits=whole(0, 40), votes_a_subnet=whole(0, 64), closed=boolean)),
 )  # fmt: skip
 TABLE = record(
     packs=many(CID, 1, 1024),
@@ -252,7 +274,7 @@ KINDS: dict[str, tuple[Reader, int]] = {
     "body": (BODY, 32 * 1024), "entry": (ENTRY, 32 * 1024), "announcement": (SEALED, 8 * 1024),
     "message": (MESSAGE, 68 * 1024), "blob message": (BLOB_MESSAGE, 256),
     "bulk message": (BULK_MESSAGE, 2304),
-    "network": (NETWORK, 1024), "table": (TABLE, 64 * 2**20), "bundle": (bundle, 16 * 2**30),
+    "network": (network, 1024), "table": (TABLE, 64 * 2**20), "bundle": (bundle, 16 * 2**30),
     "certificate": (CERTIFICATE, 32 * 1024), "sealed": (SEALED, 68 * 1024),
 }  # fmt: skip
 
@@ -324,8 +346,17 @@ def open_sealed(sealed: dict[str, Any]) -> dict[str, Any]:
     value: dict[str, Any] = decode(body, "body")
     named = {"Manifest": "publisher", "Closure": "publisher", "PeerRecord": "peer",
              "Requirement": "owner", "Frame": "author", "Snapshot": "publisher",
-             "Receipt": "publisher"}  # fmt: skip
+             "Receipt": "publisher", "Members": "owner", "Invitation": "owner",
+             "Admission": "key", "Acceptance": "member"}  # fmt: skip
     need(value[named[value["is"]]] == sealed["signer"], "signer")
+    if value["is"] in ("Admission", "Acceptance"):
+        inner = "invitation" if value["is"] == "Admission" else "admission"
+        # What lies inside is read as what it has to be, never deeper than that.
+        inside = decode(bytes.fromhex(value[inner]["body"]), "body")
+        need(inside["is"].lower() == inner, "nested")
+        value["inside"] = open_sealed(value[inner])
+        need(inside["network"] == value["network"], "nested")
+        need(inner == "admission" or inside["key"] == value["key"], "nested")
     return value
 
 
@@ -336,10 +367,10 @@ def verified(given: str) -> tuple[str, dict[str, Any]]:
 
 
 def network_bytes(
-    name: str, testnet: bool, owner: str | None, puzzle_bits: int, votes_a_subnet: int
+    name: str, testnet: bool, owner: str | None, puzzle_bits: int, votes_a_subnet: int, closed: bool
 ) -> bytes:
     key = None if owner is None else bytes.fromhex(owner)
-    fields = ["p2pfleet/1/network", name, testnet, key, puzzle_bits, votes_a_subnet]
+    fields = ["p2pfleet/1/network", name, testnet, key, puzzle_bits, votes_a_subnet, closed]
     return bytes(msgpack.packb(fields))
 
 

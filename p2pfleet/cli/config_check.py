@@ -44,11 +44,14 @@ def config_document(found: NodeConfig) -> dict[str, object]:
     document: dict[str, object] = msgspec.structs.asdict(found)
     document["data_dir"] = str(found.data_dir)
     document["trusted_publishers"] = tuple(map(peer_text, found.trusted_publishers))
+    from p2pfleet.runtime.closed import opened_pages
+
     parameters, requirement = found.network.parameters, found.network.requirement
     if requirement is not None:
         from p2pfleet.runtime.requirements import opened_requirement
 
         opened_requirement(found.network)  # an owner's word that is not his own is a mistake
+    opened_pages(found.network)
     document["network"] = {
         "name": parameters.name,
         "testnet": parameters.testnet,
@@ -56,6 +59,7 @@ def config_document(found: NodeConfig) -> dict[str, object]:
         "owner": None if parameters.owner is None else peer_text(parameters.owner),
         "puzzle_bits": parameters.puzzle_bits,
         "votes_a_subnet": parameters.votes_a_subnet,
+        "closed": parameters.closed,
         "onnxruntime_min": None if requirement is None else requirement.onnxruntime,
     }
     return document

@@ -65,10 +65,10 @@ def remembered_network(folder: Path) -> NetworkFile | None:
 def join_network(folder: Path, network: NetworkFile) -> None:
     """Make ``folder`` (made 0700 if missing) belong to ``network``, for good.
 
-    Bootstrap addresses and what the owner asks for may be others than before; another network is
+    Bootstrap addresses and what the owner says may be others than before. Another network is
     refused, since identity, jobs and reputation in the folder mean nothing there, and so are a
-    requirement that the network's owner did not sign and a network that the identity in the folder
-    does not fit.
+    requirement or members that the network's owner did not sign and a network that the identity in
+    the folder does not fit.
     """
     known = remembered_network(folder)
     if known == network:
@@ -85,6 +85,11 @@ def join_network(folder: Path, network: NetworkFile) -> None:
         from p2pfleet.runtime.requirements import opened_requirement
 
         opened_requirement(network)
+    if network.pages:
+        from p2pfleet.runtime.closed import merged_pages, opened_pages
+
+        opened_pages(network)
+        network = network if known is None else merged_pages(known, network)
     make_folder(folder)
     if known is None and os.path.lexists(folder / "identity.key"):
         from p2pfleet.adapters.store import load_or_create_identity

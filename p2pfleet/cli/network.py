@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from p2pfleet.cli.network_closed import invite, join, members, signer_of
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import default_data_dir, load_network, save_network
-from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.config import load_network, save_network
+from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 from p2pfleet.core.model.network import (
     DEFAULT_VOTES_A_SUBNET,
@@ -22,9 +22,11 @@ from p2pfleet.core.model.network import (
     NetworkParameters,
 )
 from p2pfleet.core.model.puzzle import DEFAULT_BITS, fits
-
-if TYPE_CHECKING:
-    from p2pfleet.runtime.signing import Signer
+from p2pfleet.core.model.swarm_key import (
+    MAX_SWARM_KEY_FILE_BYTES,
+    SWARM_KEY_BYTES,
+    parse_swarm_key,
+)
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 owners_folder = click.option(
@@ -38,6 +40,10 @@ def network() -> None:
     """The file by which nodes find each other and know what they agree on."""
 
 
+for command in (members, invite, join):
+    network.add_command(command)
+
+
 @network.command(epilog=exit_codes(ExitCode.DAMAGED))
 @click.argument("file", type=FILE)
 @click.option("--name", required=True, help="Small letters, digits, dots and dashes.")
@@ -49,12 +55,21 @@ def network() -> None:
 @click.option(
     "--puzzle-bits", type=click.IntRange(0, MAX_PUZZLE_BITS), metavar="N",
     help="Work in every identity; one more doubles it, 0 asks for none"
-    f" (default: {DEFAULT_BITS}, some seconds; with --testnet 0).",
+    f" (default: {DEFAULT_BITS}, some seconds; with --testnet or --closed 0).",
 )  # fmt: skip
 @click.option(
     "--votes-a-subnet", type=click.IntRange(0, MAX_VOTES_A_SUBNET), metavar="N",
     help="Answers to one unit that count from one /24 (IPv4) or /48 (IPv6); 0 for any number"
-    f" (default: {DEFAULT_VOTES_A_SUBNET}; with --testnet 0).",
+    f" (default: {DEFAULT_VOTES_A_SUBNET}; with --testnet or --closed 0).",
+)  # fmt: skip
+@click.option(
+    "--closed", is_flag=True,
+    help="Only members take part, whom the owner lists or invites; implies --owned. Connections"
+    " are encrypted with a new swarm key as well.",
+)  # fmt: skip
+@click.option(
+    "--swarm-key", "swarm_key_file", type=FILE,
+    help="With --closed: take the key in this file (libp2p's swarm.key) instead of a new one.",
 )  # fmt: skip
 @click.option("--bootstrap", multiple=True, metavar="ADDR", help="A node to start from.")
 @owners_folder
@@ -68,6 +83,8 @@ def create(
     owned: bool,
     puzzle_bits: int | None,
     votes_a_subnet: int | None,
+    closed: bool,
+    swarm_key_file: Path | None,
     bootstrap: tuple[str, ...],
     data_dir: Path | None,
 ) -> None:
@@ -76,13 +93,20 @@ def create(
         raise P2pfleetError(
             f"{file} exists already.", "Choose another name, or remove it.", ExitCode.USAGE
         )
-    owner = _signer(data_dir).peer if owned else None
-    if puzzle_bits is None:
-        puzzle_bits = 0 if testnet else DEFAULT_BITS
+    if swarm_key_file is not None and not closed:
+        raise P2pfleetError(
+            "Only a closed network has a swarm key.", "Add --closed.", ExitCode.USAGE
+        )
+    swarm_key = None if swarm_key_file is None else _swarm_key(swarm_key_file)
+    owner = signer_of(data_dir).peer if owned or closed else None
+    if puzzle_bits is None:  # members of a closed network are known, and perhaps of one laboratory
+        puzzle_bits = 0 if testnet or closed else DEFAULT_BITS
     if votes_a_subnet is None:
-        votes_a_subnet = 0 if testnet else DEFAULT_VOTES_A_SUBNET
-    parameters = NetworkParameters(name, testnet, owner, puzzle_bits, votes_a_subnet)
-    found = NetworkFile(parameters, bootstrap)
+        votes_a_subnet = 0 if testnet or closed else DEFAULT_VOTES_A_SUBNET
+    parameters = NetworkParameters(name, testnet, owner, puzzle_bits, votes_a_subnet, closed)
+    if closed and swarm_key is None:
+        swarm_key = secrets.token_bytes(SWARM_KEY_BYTES)
+    found = NetworkFile(parameters, bootstrap, swarm_key=swarm_key)
     save_network(file, found)
     try:
         found = load_network(file)
@@ -122,29 +146,33 @@ def require(output: Output, file: Path, onnxruntime: str, data_dir: Path | None)
     """
     from p2pfleet.runtime.requirements import with_requirement
 
-    signer = _signer(data_dir, existing=True)
+    signer = signer_of(data_dir, existing=True)
     after = with_requirement(load_network(file), signer, onnxruntime, time.time_ns() // 10**6)
     save_network(file, after)
     _show(output, file, after)
 
 
-def _signer(data_dir: Path | None, existing: bool = False) -> Signer:
-    """The key of a data folder; unless it has to exist, it is made if there is none yet."""
-    from p2pfleet.adapters.store import load_or_create_identity
-    from p2pfleet.runtime.signing import Signer
-
-    folder = (data_dir or default_data_dir()).expanduser().absolute()
-    file = folder / "identity.key"
-    if existing and not os.path.lexists(file):
+def _swarm_key(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return parse_swarm_key(stream.read(MAX_SWARM_KEY_FILE_BYTES).decode("utf-8"))
+    except (OSError, UnicodeDecodeError, Malformed) as error:
         raise P2pfleetError(
-            f"There is no identity in {folder}.",
-            "Name the data folder of the network's owner with --data-dir.",
+            f"{file} holds no swarm key: {getattr(error, 'strerror', None) or error}.",
+            "It has three lines: /key/swarm/psk/1.0.0/, /base16/, and 64 hexadecimal digits.",
             ExitCode.USAGE,
-        )
-    return Signer(load_or_create_identity(file))
+        ) from error
+
+
+def _closed_text(found: NetworkFile) -> str:
+    if not found.parameters.closed:
+        return "no: anybody may take part"
+    key = "with" if found.swarm_key is not None else "without"
+    return f"yes, {key} a swarm key (p2pfleet network members list)"
 
 
 def _show(output: Output, file: Path, found: NetworkFile) -> None:
+    from p2pfleet.runtime.closed import listed
     from p2pfleet.runtime.requirements import opened_requirement
 
     asked = None if found.requirement is None else opened_requirement(found).requirement
@@ -158,6 +186,9 @@ def _show(output: Output, file: Path, found: NetworkFile) -> None:
         "puzzle_bits": bits,
         "votes_a_subnet": found.parameters.votes_a_subnet,
         "bootstrap": list(found.bootstrap),
+        "closed": found.parameters.closed,
+        "swarm_key": found.swarm_key is not None,
+        "members": len(listed(found)),
         "requirement": None
         if asked is None
         else {
@@ -171,6 +202,7 @@ def _show(output: Output, file: Path, found: NetworkFile) -> None:
         "testnet": "yes" if found.parameters.testnet else "no",
         "owner": document["owner"] or "nobody",
         "puzzle": f"{bits} bits: {2**bits:,} tries an identity, on average" if bits else "none",
+        "closed": _closed_text(found),
         "requires": "nothing" if asked is None else f"onnxruntime {asked.onnxruntime} or newer",
         "bootstrap": ", ".join(found.bootstrap) or "none",
         "file": document["file"],

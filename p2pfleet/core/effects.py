@@ -175,6 +175,28 @@ class SaveRequirement(_Effect, frozen=True, tag="SaveRequirement"):
     requirement: Sealed
 
 
+class SaveMembers(_Effect, frozen=True, tag="SaveMembers"):
+    """The newest page of that number of the network's members; it replaces the one before."""
+
+    page: int
+    members: Sealed
+
+
+class SaveAcceptance(_Effect, frozen=True, tag="SaveAcceptance"):
+    """The acceptance of a peer by an invitation's key; it replaces another of the same two."""
+
+    key: PeerId
+    peer: PeerId
+    acceptance: Sealed
+
+
+class DropAcceptance(_Effect, frozen=True, tag="DropAcceptance"):
+    """An acceptance that was overtaken: the invitation was used up before it."""
+
+    key: PeerId
+    peer: PeerId
+
+
 class ForgetJob(_Effect, frozen=True, tag="ForgetJob"):
     """Drop the frames, seeds, snapshots and the ledger of a job; moves and receipts stay."""
 
@@ -196,6 +218,9 @@ Write = (
     | SaveSnapshot
     | SaveProof
     | SaveRequirement
+    | SaveMembers
+    | SaveAcceptance
+    | DropAcceptance
     | ForgetJob
 )
 
@@ -249,6 +274,11 @@ class Report(_Effect, frozen=True, tag="Report"):
 
     peer: PeerId
     verdict: Verdict
+
+
+class Reconsider(_Effect, frozen=True, tag="Reconsider"):
+    """Who belongs to the closed network has changed: part at once from whoever does not, and dial
+    those who do now."""
 
 
 class OpenJob(_Effect, frozen=True, tag="OpenJob"):
@@ -365,6 +395,7 @@ Act = (
     | SendReceipts
     | Gossip
     | Report
+    | Reconsider
     | OpenJob
     | Execute
     | Withdraw

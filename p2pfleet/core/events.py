@@ -7,11 +7,14 @@ import msgspec
 from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, UnitRow, Withdrawn
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.core.wire.messages import AuthorPosition, RevealItem, Ringer
+from p2pfleet.core.wire.messages import AuthorPosition, RevealItem, Ringer, RosterSummary
 from p2pfleet.core.wire.verified import (
+    VerifiedAcceptance,
+    VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
@@ -189,6 +192,35 @@ class RequirementReceived(_Event, frozen=True, tag="RequirementReceived"):
     requirement: VerifiedRequirement
 
 
+class MembersReceived(_Event, frozen=True, tag="MembersReceived"):
+    """A page of a closed network's members, from ``source`` (own id: from the node's own files)."""
+
+    source: PeerId
+    members: VerifiedMembers
+
+
+class AdmissionShown(_Event, frozen=True, tag="AdmissionShown"):
+    """``peer`` showed in its handshake that it was invited."""
+
+    peer: PeerId
+    admission: VerifiedAdmission
+
+
+class AcceptanceReceived(_Event, frozen=True, tag="AcceptanceReceived"):
+    """A member's word on somebody invited, from ``source`` (the node's own id: signed or kept
+    here)."""
+
+    source: PeerId
+    acceptance: VerifiedAcceptance
+
+
+class RosterSummaryReceived(_Event, frozen=True, tag="RosterSummaryReceived"):
+    """What a peer holds of the list of members and of acceptances."""
+
+    peer: PeerId
+    summary: RosterSummary
+
+
 class SnapshotReceived(_Event, frozen=True, tag="SnapshotReceived"):
     """A trust snapshot, from ``source`` (the node's own id: signed here)."""
 
@@ -342,6 +374,10 @@ Event = (
     | FrameReceived
     | RecordSigned
     | RequirementReceived
+    | MembersReceived
+    | AdmissionShown
+    | AcceptanceReceived
+    | RosterSummaryReceived
     | SnapshotReceived
     | ReceiptReceived
     | ProofReceived

@@ -24,6 +24,7 @@ from p2pfleet.core.effects import (
     MakeCommitments,
     OpenJob,
     Prove,
+    Reconsider,
     Report,
     Send,
     SendFrames,
@@ -36,10 +37,12 @@ from p2pfleet.core.effects import (
 )
 from p2pfleet.core.errors import Accept, Malformed
 from p2pfleet.core.events import (
+    AcceptanceReceived,
     ClosureReceived,
     Event,
     FrameReceived,
     ManifestReceived,
+    MembersReceived,
     PeerDisconnected,
     ProofReceived,
     ReceiptReceived,
@@ -53,9 +56,13 @@ from p2pfleet.core.model.ids import Millis, PeerId
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import Deliver, Manifest, Message, SignedBody
 from p2pfleet.core.wire.verified import (
+    VerifiedAcceptance,
+    VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedInvitation,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
@@ -215,6 +222,12 @@ class Driver:
                 return SnapshotReceived(me, verified)
             case VerifiedReceipt():
                 return ReceiptReceived(me, verified)
+            case VerifiedAcceptance():
+                return AcceptanceReceived(me, verified)
+            case VerifiedMembers():
+                return MembersReceived(me, verified)
+            case VerifiedInvitation() | VerifiedAdmission():
+                raise AssertionError("the core signs no invitations")
 
     # ---- out ---------------------------------------------------------------------------------
 
@@ -237,6 +250,8 @@ class Driver:
                 if not isinstance(verdict, Accept):
                     log.debug("from %s: %s", peer.hex()[:8], verdict.reason)
                 self._network.report(peer, verdict)
+            case Reconsider():
+                self._network.reconsider()
             case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():
                 self._workshop.act(effect)
             case MakeCommitments() | CheckCommitments() | Compare():

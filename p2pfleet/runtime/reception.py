@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
+from p2pfleet.core.errors import ACCEPT, Accept, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.events import (
+    AcceptanceReceived,
     ClosureReceived,
     Event,
     FrameReceived,
@@ -19,11 +20,13 @@ from p2pfleet.core.events import (
     HelloReceived,
     JobsSummaryReceived,
     ManifestReceived,
+    MembersReceived,
     PeerConnected,
     PeerDisconnected,
     ProofReceived,
     ReceiptReceived,
     RequirementReceived,
+    RosterSummaryReceived,
     SnapshotReceived,
     WantedReceived,
 )
@@ -39,14 +42,19 @@ from p2pfleet.core.wire.messages import (
     JobsSummary,
     Message,
     Proof,
+    RosterSummary,
     Wanted,
 )
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
 from p2pfleet.core.wire.verified import (
     Verified,
+    VerifiedAcceptance,
+    VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedInvitation,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
@@ -69,9 +77,17 @@ BATCH = 64
 Interpreted = Event | tuple[PeerId, Verdict]
 
 
-def announcement_validator(terms: NetworkTerms, clock: Clock) -> Validator:
+def announcement_validator(
+    terms: NetworkTerms, clock: Clock, belongs: Callable[[PeerId], bool] = lambda _: True
+) -> Validator:
     """Judges gossip before it is handed on: manifests and closures of this network, signed by
-    keys that fit it."""
+    keys that fit it, of peers that belong to it."""
+
+    def judge(publisher: PeerId, verdict: Verdict) -> Verdict:
+        # Who hands it on may have heard more of who belongs here than this node.
+        if isinstance(verdict, Accept) and not belongs(publisher):
+            return Ignore("the publisher is not known to belong to this closed network")
+        return verdict
 
     def validate(peer: PeerId, data: bytes) -> Verdict:
         del peer
@@ -83,13 +99,14 @@ def announcement_validator(terms: NetworkTerms, clock: Clock) -> Validator:
             return Reject(f"the announcement is malformed: {error}")
         match verified:
             case VerifiedManifest(manifest=manifest):
-                return judge_manifest(manifest, terms, clock.wall_ms())
+                verdict = judge_manifest(manifest, terms, clock.wall_ms())
+                return judge(manifest.publisher, verdict)
             case VerifiedClosure(closure=closure):
                 if closure.network != terms.id:
                     return Reject("the closure belongs to another network")
                 if not fits(terms, closure.publisher):
                     return Reject("the publisher's key does not fit the network")
-                return ACCEPT
+                return judge(closure.publisher, ACCEPT)
             case _:
                 return Reject("neither a manifest nor a closure")
 
@@ -134,6 +151,8 @@ def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
             return FramesSummaryReceived(peer, job, positions, snapshot)
         case Wanted(job=job, units=units):
             return WantedReceived(peer, job, units)
+        case RosterSummary():
+            return RosterSummaryReceived(peer, message)
         case Proof(first=first, second=second):
             one, two = open_sealed(first), open_sealed(second)
             if not isinstance(one, VerifiedFrame) or not isinstance(two, VerifiedFrame):
@@ -155,8 +174,14 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
             return SnapshotReceived(peer, verified)
         case VerifiedReceipt():
             return ReceiptReceived(peer, verified)
+        case VerifiedMembers():
+            return MembersReceived(peer, verified)
+        case VerifiedAcceptance():
+            return AcceptanceReceived(peer, verified)
         case VerifiedRecord():
             return peer, Ignore("a peer record outside a hello")
+        case VerifiedInvitation() | VerifiedAdmission():
+            return peer, Ignore("an invitation outside a handshake")
 
 
 async def receive(

@@ -19,18 +19,23 @@ from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.network import NetworkFile
 from p2pfleet.core.rules.admission import ringers_hash
+from p2pfleet.core.rules.closed import acceptance_order
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import Manifest, OpenRingers, Ringer, Sealed
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import (
+    Verified,
+    VerifiedAcceptance,
     VerifiedClosure,
     VerifiedFrame,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRequirement,
     VerifiedSnapshot,
 )
 from p2pfleet.ports import Store, StoredJob
+from p2pfleet.runtime.closed import opened_pages
 from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.signing import open_sealed
 
@@ -50,6 +55,7 @@ async def restore(
     :class:`P2pfleetError` when the store is damaged.
     """
     await _requirement(submit, store, network, me)
+    await _roster(submit, store, network, me)
     rows = await trio.to_thread.run_sync(store.records)
     await submit(ev.RecordsRestored(tuple(rows)))
     for proof in await trio.to_thread.run_sync(_proofs, store):
@@ -90,6 +96,32 @@ async def _requirement(submit: Submit, store: Store, network: NetworkFile, me: P
     for verified in found:
         if isinstance(verified, VerifiedRequirement):
             await submit(ev.RequirementReceived(me, verified))
+
+
+async def _roster(submit: Submit, store: Store, network: NetworkFile, me: PeerId) -> None:
+    """Who belongs to a closed network: what was heard last, and what the network file says."""
+    if not network.parameters.closed:
+        return
+    kept = await trio.to_thread.run_sync(store.members)
+    kept += await trio.to_thread.run_sync(store.acceptances)
+    found = await trio.to_thread.run_sync(_opened, kept)
+    for page in [*(one for one in found if isinstance(one, VerifiedMembers))]:
+        await submit(ev.MembersReceived(me, page))
+    for page in opened_pages(network):
+        await submit(ev.MembersReceived(me, page))
+    accepted = [one for one in found if isinstance(one, VerifiedAcceptance)]
+    for one in sorted(accepted, key=acceptance_order):
+        await submit(ev.AcceptanceReceived(me, one))
+
+
+def _opened(kept: Sequence[Sealed]) -> list[Verified]:
+    found = []
+    for sealed in kept:
+        try:
+            found.append(open_sealed(sealed))
+        except Malformed as error:
+            log.warning("a word on who belongs to the network is damaged in the store: %s", error)
+    return found
 
 
 def _proofs(store: Store) -> list[ev.ProofRestored]:

@@ -6,6 +6,8 @@ also checks that the body names its signer, so that nobody signs in another's na
 
 from __future__ import annotations
 
+from typing import Any
+
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
@@ -14,9 +16,13 @@ from p2pfleet.core.model.ids import Digest, FrameHash, JobId, PeerId
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
     SIGNATURE_PREFIX,
+    Acceptance,
+    Admission,
     Closure,
     Frame,
+    Invitation,
     Manifest,
+    Members,
     PeerRecord,
     Receipt,
     Requirement,
@@ -30,11 +36,15 @@ from p2pfleet.core.wire.verified import (
     Verified,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedInvitation,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
+    acceptance_around,
+    admission_around,
 )
 
 
@@ -59,11 +69,17 @@ class Signer:
 
 def open_sealed(sealed: Sealed) -> Verified:
     """Check the signature and decode the body. Raises :class:`Malformed`; safe in any thread."""
+    return _open_as(sealed, SignedBody)
+
+
+def _open_as(sealed: Sealed, kind: Any) -> Verified:
+    """The same for a body of a known kind: what is nested in another is never of the other's own
+    kind, so that depth and signatures to check are bounded."""
     try:
         VerifyKey(sealed.signer).verify(SIGNATURE_PREFIX + sealed.body, sealed.signature)
     except (BadSignatureError, ValueError, TypeError) as error:
         raise Malformed("the signature does not match") from error
-    return _opened(sealed, decode(sealed.body, SignedBody, MAX_FRAME_BYTES))
+    return _opened(sealed, decode(sealed.body, kind, MAX_FRAME_BYTES))
 
 
 def _opened(sealed: Sealed, body: SignedBody) -> Verified:
@@ -83,6 +99,14 @@ def _opened(sealed: Sealed, body: SignedBody) -> Verified:
             verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
         case Receipt():
             verified = VerifiedReceipt(sealed, body)
+        case Members():
+            verified = VerifiedMembers(sealed, body)
+        case Invitation():
+            verified = VerifiedInvitation(sealed, body)
+        case Admission():
+            verified = admission_around(sealed, body, _open_as(body.invitation, Invitation))
+        case Acceptance():
+            verified = acceptance_around(sealed, body, _open_as(body.admission, Admission))
     if signer_of(body) != sealed.signer:
         raise Malformed("somebody else signed it than the one it names")
     return verified

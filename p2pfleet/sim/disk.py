@@ -14,11 +14,16 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.record import Record
 from p2pfleet.core.rules import commitment
+from p2pfleet.core.rules.closed import acceptance_order
 from p2pfleet.core.wire.messages import Ringer, Sealed
 from p2pfleet.core.wire.verified import (
+    VerifiedAcceptance,
+    VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedInvitation,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
@@ -70,6 +75,8 @@ class Disk:
         self.jobs: dict[JobId, StoredJob] = {}
         self.frames: dict[FrameKey, Sealed] = {}
         self.requirement: Sealed | None = None
+        self.members: dict[int, Sealed] = {}
+        self.acceptances: dict[tuple[PeerId, PeerId], Sealed] = {}
         self.records: dict[tuple[str, PeerId], Record] = {}
         self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
@@ -169,6 +176,12 @@ class Disk:
                 job.state, job.closure = write.state, write.closure
             case ef.SaveRequirement():
                 self.requirement = write.requirement
+            case ef.SaveMembers():
+                self.members[write.page] = write.members
+            case ef.SaveAcceptance():
+                self.acceptances[write.key, write.peer] = write.acceptance
+            case ef.DropAcceptance():
+                self.acceptances.pop((write.key, write.peer), None)
             case ef.ForgetJob():
                 forgotten = self.jobs[write.job]
                 forgotten.units.clear()
@@ -186,6 +199,14 @@ class Disk:
             requirement = unseal(self.requirement)
             assert isinstance(requirement, VerifiedRequirement)
             yield ev.RequirementReceived(me, requirement)
+        for _, page in sorted(self.members.items()):
+            members = unseal(page)
+            assert isinstance(members, VerifiedMembers)
+            yield ev.MembersReceived(me, members)
+        heard = [unseal(sealed) for sealed in self.acceptances.values()]
+        accepted = [one for one in heard if isinstance(one, VerifiedAcceptance)]
+        for one in sorted(accepted, key=acceptance_order):
+            yield ev.AcceptanceReceived(me, one)
         yield ev.RecordsRestored(
             tuple(ef.RecordRow(*key, record) for key, record in sorted(self.records.items()))
         )
@@ -247,7 +268,11 @@ class Disk:
             case VerifiedReceipt(receipt=receipt):
                 kept = self.jobs[receipt.job].receipts.get(receipt.peer)
                 return kept is not None and _receipt(kept).receipt.number >= receipt.number
-            case VerifiedRecord():
+            case VerifiedMembers(members=members):
+                return self.members.get(members.page) == sealed
+            case VerifiedAcceptance():
+                return sealed in self.acceptances.values()
+            case VerifiedRecord() | VerifiedInvitation() | VerifiedAdmission():
                 return True
 
     def drop_blobs(self, job: JobId) -> None:

@@ -306,7 +306,7 @@ class Machine:
                 self.compute.act(act)
             case ef.Prove():
                 self._prove(act)
-            case ef.Report():
+            case ef.Report() | ef.Reconsider():
                 pass
             case ef.Sign():
                 raise AssertionError("signed in _step")

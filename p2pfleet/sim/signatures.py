@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import Any
 
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Malformed
@@ -18,13 +19,19 @@ from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import (
     Verified,
+    VerifiedAcceptance,
+    VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedInvitation,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
+    acceptance_around,
+    admission_around,
 )
 
 
@@ -48,9 +55,13 @@ def seal(body: ms.SignedBody) -> ms.Sealed:
 @lru_cache(65536)
 def unseal(sealed: ms.Sealed) -> Verified:
     """What verification makes of a sealed body. Raises :class:`Malformed`."""
+    return _unseal_as(sealed, ms.SignedBody)
+
+
+def _unseal_as(sealed: ms.Sealed, kind: Any) -> Verified:
     if sealed.signature != signature_of(sealed.signer):
         raise Malformed("the signature does not match")
-    body: ms.SignedBody = decode(sealed.body, ms.SignedBody, MAX_FRAME_BYTES)
+    body: ms.SignedBody = decode(sealed.body, kind, MAX_FRAME_BYTES)
     if sealed.signer != ms.signer_of(body):
         raise Malformed("signed by somebody else than it names")
     match body:
@@ -68,6 +79,14 @@ def unseal(sealed: ms.Sealed) -> Verified:
             return VerifiedReceipt(sealed, body)
         case ms.Frame():
             return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
+        case ms.Members():
+            return VerifiedMembers(sealed, body)
+        case ms.Invitation():
+            return VerifiedInvitation(sealed, body)
+        case ms.Admission():
+            return admission_around(sealed, body, _unseal_as(body.invitation, ms.Invitation))
+        case ms.Acceptance():
+            return acceptance_around(sealed, body, _unseal_as(body.admission, ms.Admission))
 
 
 def signed(me: PeerId, body: ms.SignedBody) -> ev.Event:
@@ -95,7 +114,11 @@ def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
             return ev.SnapshotReceived(source, verified)
         case VerifiedReceipt():
             return ev.ReceiptReceived(source, verified)
-        case VerifiedRecord():
+        case VerifiedMembers():
+            return ev.MembersReceived(source, verified)
+        case VerifiedAcceptance():
+            return ev.AcceptanceReceived(source, verified)
+        case VerifiedRecord() | VerifiedInvitation() | VerifiedAdmission():
             return None
 
 
@@ -115,6 +138,8 @@ def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
             return ev.FramesSummaryReceived(source, job, positions, snapshot)
         case ms.Wanted(job=job, units=units):
             return ev.WantedReceived(source, job, units)
+        case ms.RosterSummary():
+            return ev.RosterSummaryReceived(source, message)
         case ms.Proof(first=first, second=second):
             one, two = unseal(first), unseal(second)
             if not isinstance(one, VerifiedFrame) or not isinstance(two, VerifiedFrame):

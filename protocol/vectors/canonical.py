@@ -19,12 +19,16 @@ from samples import (
     ALICE,
     BASE,
     BOB,
+    ID,
+    INVITED,
     JOB,
     MALLORY,
     OWNER,
     REQUIREMENT,
     VALID_BODIES,
     VALID_OTHERS,
+    acceptance,
+    admission,
     frame,
     seed_of,
 )
@@ -51,7 +55,7 @@ from p2pfleet.core.wire.tensors import Tensor, digest_of, encode_bundle
 from p2pfleet.runtime.signing import Signer
 
 Case = dict[str, Any]
-_NAMED = ("publisher", "peer", "author", "owner")
+_NAMED = ("member", "publisher", "author", "owner", "key", "peer")
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 POINT_OF_ORDER_8 = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
 
@@ -111,18 +115,7 @@ def networks() -> Iterable[Case]:
         ("main", False, None, 0, 1), ("main", False, None, 0, 64), ("main", False, OWNER, 18, 3),
     ):  # fmt: skip
         key = None if owner is None else owner.peer
-        parameters = NetworkParameters(name, testnet, key, bits, votes)
-        network = network_id(parameters)
-        whose = "nobody's" if owner is None else f"of {peer_text(owner.peer)}"
-        yield {
-            "about": f"network {name[:20]}, {'for tests' if testnet else 'for work'}, {whose}, "
-            f"{bits} bits, {votes} votes a subnet",
-            "parameters": untagged(parameters),
-            "encoding": encode(parameters).hex(),
-            "id": network.hex(),
-            "topic": announcements_topic(network),
-            "rendezvous_key": rendezvous_key(network).hex(),
-        }
+        yield from _networks((NetworkParameters(name, testnet, key, bits, votes),))
     for about, name in (
         ("empty name", ""), ("65 letters", "x" * 65), ("a capital", "Main"), ("a space", "a b"),
         ("begins with a dash", "-a"), ("begins with a dot", ".a"), ("an umlaut", "m\u00e4in"),
@@ -136,11 +129,34 @@ def networks() -> Iterable[Case]:
             "about": f"{bits} bits", "parameters": {**_plain(), "puzzle_bits": bits},
             "refused": "bound",
         }  # fmt: skip
+    closed = untagged(NetworkParameters("main", False, OWNER.peer, closed=True))
+    yield from _networks((NetworkParameters("main", False, OWNER.peer, closed=True),))
+    yield {
+        "about": "closed, but nobody's", "parameters": {**closed, "owner": None},
+        "refused": "bound",
+    }  # fmt: skip
     for votes in (-1, 65):
         yield {
             "about": f"{votes} votes a subnet",
             "parameters": {**_plain(), "votes_a_subnet": votes},
             "refused": "bound",
+        }
+
+
+def _networks(given: Iterable[NetworkParameters]) -> Iterable[Case]:
+    for parameters in given:
+        network, owner = network_id(parameters), parameters.owner
+        whose = "nobody's" if owner is None else f"of {peer_text(owner)}"
+        yield {
+            "about": f"network {parameters.name[:20]}, "
+            f"{'for tests' if parameters.testnet else 'for work'}, {whose}, "
+            f"{parameters.puzzle_bits} bits, {parameters.votes_a_subnet} votes a subnet"
+            f"{', closed' if parameters.closed else ''}",
+            "parameters": untagged(parameters),
+            "encoding": encode(parameters).hex(),
+            "id": network.hex(),
+            "topic": announcements_topic(network),
+            "rendezvous_key": rendezvous_key(network).hex(),
         }
 
 
@@ -251,7 +267,7 @@ def _sealed(about: str, sealed: Sealed, rule_: str | None) -> Case:
 def sealed_bodies() -> Iterable[Case]:
     for _, about, body in VALID_BODIES:
         named = next(getattr(body, name) for name in _NAMED if hasattr(body, name))
-        signer = next(one for one in BASE.values() if one.peer == named)
+        signer = next(one for one in (*BASE.values(), INVITED) if one.peer == named)
         yield _sealed(about, signer.seal(body), None)
     good = ALICE.seal(frame(ALICE, [Release((1,))]))
     bare = good.body
@@ -286,6 +302,24 @@ def sealed_bodies() -> Iterable[Case]:
                   "signer")  # fmt: skip
     yield _sealed("a requirement that the owner it names did not sign", MALLORY.seal(REQUIREMENT),
                   "signer")  # fmt: skip
+    stray = admission(BOB)
+    accepted = acceptance(ALICE, BOB)
+    for about, signer, body in (
+        ("an admission that holds no invitation", INVITED,
+         msgspec.structs.replace(stray, invitation=OWNER.seal(REQUIREMENT))),
+        ("an admission by another key than that of its invitation", MALLORY,
+         msgspec.structs.replace(stray, key=MALLORY.peer)),
+        ("an admission to another network than that of its invitation", INVITED,
+         msgspec.structs.replace(stray, network=ID)),
+        ("an acceptance that holds no admission", ALICE,
+         msgspec.structs.replace(accepted, admission=ALICE.seal(accepted))),
+        ("an acceptance for another network than that of its admission", ALICE,
+         msgspec.structs.replace(accepted, network=ID)),
+    ):  # fmt: skip
+        yield _sealed(about, signer.seal(body), "nested")
+    forged = INVITED.seal(msgspec.structs.replace(stray, invitation=_with(
+        stray.invitation, signature=bytes(64))))  # fmt: skip
+    yield _sealed("an invitation that nobody signed", forged, "signature")
     raw = msgpack.unpackb(bare)
     for about, changed, rule_ in (
         ("version 2 of a frame", ["p2pfleet/2/frame", *raw[1:]], "tag"),

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import canonical
+import closing
 import crediting
 import framing
 import outcomes
@@ -50,6 +51,8 @@ def main(arguments: list[str]) -> None:
         ("evidence", "evidence.md", trust.proofs()),
         ("reputation", "reputation.md", trust.records()),
         ("credit", "credit.md", crediting.crediting()),
+        ("closed", "closed-networks.md", closing.closing()),
+        ("swarm_keys", "closed-networks.md", closing.swarm_keys()),
     ):
         # A line a case: a change of the protocol shows as the lines that it changes.
         lines = ",\n".join(json.dumps(case) for case in cases)

@@ -8,6 +8,9 @@ from typing import Any
 import msgpack
 from samples import (
     ALICE,
+    ALICES_PAGE,
+    BOB,
+    CLOSED_NETWORK,
     ID,
     MANIFEST,
     OWNED_NETWORK,
@@ -19,6 +22,9 @@ from samples import (
     TABLE,
     VALID_BODIES,
     VALID_OTHERS,
+    acceptance,
+    admission,
+    invitation,
 )
 
 from p2pfleet.core.model.ids import sha256
@@ -162,6 +168,27 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
             (5, "1234567", "bound"), (5, "1.32.0rc1", "bound"), (5, "1.32.0\n", "bound"),
             (5, " 1.32", "bound"), (5, "-1", "bound"), (5, "\u0661", "bound"), (5, 1, "type"),
             (5, None, "type"), (5, MISSING, "fields"))),
+        ("body", ALICES_PAGE, (
+            (1, bytes(31), "bound"), (2, None, "type"), (3, 16, "bound"), (3, -1, "bound"),
+            (4, CLOCK, "bound"), (5, CLOCK, "bound"), ((6, 0, 0), bytes(31), "bound"),
+            ((6, 0, 1), "n" * 41, "bound"), ((6, 0, 1), "a\nb", "bound"),
+            ((6, 0, 1), "\x7f", "bound"), ((6, 0, 2), 1, "type"), ((6, 0, 2), MISSING, "fields"),
+            (6, [[high, "", True], [low, "", True]], "order"),
+            (6, [[low, "", True], [low, "", False]], "order"), (6, MISSING, "fields"))),
+        ("body", invitation(), (
+            (3, bytes(31), "bound"), (4, "n" * 41, "bound"), (5, 0, "bound"), (5, 257, "bound"),
+            (6, CLOCK, "bound"), (7, CLOCK, "bound"), (7, MISSING, "fields"))),
+        ("body", admission(BOB), (
+            (2, bytes(31), "bound"), (3, long_hash, "bound"), (4, None, "type"),
+            ((4, 2), bytes(63), "bound"), (4, MISSING, "fields"))),
+        ("body", acceptance(ALICE, BOB), (
+            (2, bytes(31), "bound"), (3, CLOCK, "bound"), (4, [], "fields"),
+            (4, MISSING, "fields"))),
+        ("message", _named("a roster summary"), (
+            (1, [0] * 15, "bound"), (1, [0] * 17, "bound"), (1, [-1] * 16, "bound"),
+            (2, [bytes(32)] * 15, "bound"), (2, [bytes(31)] * 16, "bound"),
+            (2, MISSING, "fields"))),
+        ("network", CLOSED_NETWORK, ((3, None, "bound"), (6, 1, "type"), (6, MISSING, "fields"))),
         ("network", OWNED_NETWORK, (
             (0, "p2pfleet/2/network", "tag"), (2, None, "type"), (3, bytes(31), "bound"),
             (3, long_hash, "bound"), (3, b"", "bound"), (3, "o" * 32, "type"), (3, False, "type"),

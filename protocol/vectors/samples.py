@@ -24,6 +24,8 @@ from p2pfleet.core.model.network import NetworkParameters, network_id, network_t
 from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
+    Acceptance,
+    Admission,
     Audit,
     AuthorPosition,
     BlobHeader,
@@ -41,9 +43,12 @@ from p2pfleet.core.wire.messages import (
     FrameHash,
     FramesSummary,
     Hello,
+    Invitation,
     JobId,
     JobsSummary,
     Manifest,
+    MemberEntry,
+    Members,
     NoTicket,
     OpenRingers,
     PeerChecks,
@@ -57,6 +62,7 @@ from p2pfleet.core.wire.messages import (
     Reveal,
     RevealItem,
     Ringer,
+    RosterSummary,
     Snapshot,
     Ticket,
     TicketRequest,
@@ -84,7 +90,11 @@ PUBLISHER, ALICE, BOB, CAROL, DAVE, ERIN, MALLORY, OWNER = BASE.values()
 NETWORK = NetworkParameters("vectors", True)
 OTHER_NETWORK = NetworkParameters("elsewhere", True)
 OWNED_NETWORK = NetworkParameters("vectors", True, OWNER.peer)
+CLOSED_NETWORK = NetworkParameters("vectors", True, OWNER.peer, closed=True)
 ID = network_id(NETWORK)
+CLOSED_ID = network_id(CLOSED_NETWORK)
+# Whoever holds this key was invited.
+INVITED = Signer(seed_of("an invitation"))
 
 
 def _puzzling(name: str, fitting: Sequence[Signer], others: Sequence[Signer]) -> NetworkParameters:
@@ -187,6 +197,32 @@ REQUIREMENT = Requirement(
     onnxruntime="1.32.0",
 )  # fmt: skip
 
+
+def page(number: int, *entries: MemberEntry) -> Members:
+    """A page of the closed network's list."""
+    ordered = tuple(sorted(entries, key=lambda entry: entry.peer))
+    return Members(CLOSED_ID, OWNER.peer, number, 5, ISSUED_MS, ordered)
+
+
+def invitation(uses: int = 1) -> Invitation:
+    """An invitation to the closed network, for a day."""
+    return Invitation(
+        CLOSED_ID, OWNER.peer, INVITED.peer, "LAB-PC-7", uses, ISSUED_MS, ISSUED_MS + DAY_MS
+    )
+
+
+def admission(who: Signer, uses: int = 1) -> Admission:
+    """What somebody shows who was invited."""
+    return Admission(CLOSED_ID, INVITED.peer, who.peer, OWNER.seal(invitation(uses)))
+
+
+def acceptance(by: Signer, who: Signer, later_ms: int = 1, uses: int = 1) -> Acceptance:
+    """The word of ``by`` on ``who``, so long after the invitation was made."""
+    sealed = INVITED.seal(admission(who, uses))
+    return Acceptance(CLOSED_ID, by.peer, ISSUED_MS + later_ms, sealed)
+
+
+ALICES_PAGE = page(ALICE.peer[0] >> 4, MemberEntry(ALICE.peer, "Alice's machine", True))
 VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a manifest", MANIFEST),
     ("body", "a manifest, everything at its least", _LEAST),
@@ -208,6 +244,16 @@ VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a requirement, everything at its least", Requirement(ID, OWNER.peer, 0, 0, "0")),
     ("body", "a requirement, everything at its most",
      Requirement(ID, OWNER.peer, 2**53 - 1, 2**53 - 1, ".".join(["999999"] * 4))),
+    ("body", "a page of members", ALICES_PAGE),
+    ("body", "a page of members, everything at its least", Members(ID, OWNER.peer, 0, 0, 0, ())),
+    ("body", "a page of members, everything at its most", Members(
+        ID, OWNER.peer, 15, 2**53 - 1, 2**53 - 1,
+        (MemberEntry(PeerId(b"\xff" * 32), "\u00fc" * 40, False),))),
+    ("body", "an invitation", invitation()),
+    ("body", "an invitation, everything at its most", Invitation(
+        ID, OWNER.peer, INVITED.peer, "\u00fc" * 40, 256, 2**53 - 1, 2**53 - 1)),
+    ("body", "an admission", admission(BOB)),
+    ("body", "an acceptance", acceptance(ALICE, BOB)),
     ("body", "a frame with an entry of each kind", frame(ALICE, _EVERYTHING)),
     ("body", "a frame of the publisher's", frame(PUBLISHER, [Audit(3, _ANSWER), RINGERS])),
     ("body", "a trust snapshot", SNAPSHOT),
@@ -279,6 +325,12 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("bulk message", "some pieces are here, and none for now", Pieces(False, b"\xff\x01", (), 700)),
     ("bulk message", "no piece is here", Pieces(False, b"", (), 0)),
     ("message", "deliver a requirement", Deliver(OWNER.seal(REQUIREMENT))),
+    ("message", "deliver a page of members", Deliver(OWNER.seal(ALICES_PAGE))),
+    ("message", "deliver an acceptance", Deliver(ALICE.seal(acceptance(ALICE, BOB)))),
+    ("message", "a roster summary of nothing", RosterSummary((0,) * 16, (bytes(32),) * 16)),
+    ("message", "a roster summary", RosterSummary(
+        (2**53 - 1, *range(15)), (sha256(b"acceptances"),) * 16)),
+    ("network", "a closed network", CLOSED_NETWORK),
     ("network", "a network of nobody's", NETWORK),
     ("network", "a network that somebody owns", OWNED_NETWORK),
     ("network", "a network that asks for work", PUZZLE_NETWORK),

@@ -26,13 +26,18 @@ from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import (
     Verified,
+    VerifiedAcceptance,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedInvitation,
     VerifiedManifest,
+    VerifiedMembers,
     VerifiedReceipt,
     VerifiedRecord,
     VerifiedRequirement,
     VerifiedSnapshot,
+    acceptance_around,
+    admission_around,
 )
 
 NETWORK = NetworkId(sha256(b"the network of these tests"))
@@ -174,6 +179,14 @@ def unseal(sealed: ms.Sealed) -> Any:
             verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
         case ms.Receipt():
             verified = VerifiedReceipt(sealed, body)
+        case ms.Members():
+            verified = VerifiedMembers(sealed, body)
+        case ms.Invitation():
+            verified = VerifiedInvitation(sealed, body)
+        case ms.Admission():
+            verified = admission_around(sealed, body, unseal(body.invitation))
+        case ms.Acceptance():
+            verified = acceptance_around(sealed, body, unseal(body.admission))
         case _:
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
     return verified
@@ -194,6 +207,10 @@ def received(source: PeerId, sealed: ms.Sealed) -> ev.Event:
             return ev.ReceiptReceived(source, verified)
         case VerifiedSnapshot() as verified:
             return ev.SnapshotReceived(source, verified)
+        case VerifiedMembers() as verified:
+            return ev.MembersReceived(source, verified)
+        case VerifiedAcceptance() as verified:
+            return ev.AcceptanceReceived(source, verified)
         case verified:
             return ev.RecordSigned(verified)
 

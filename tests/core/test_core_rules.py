@@ -32,10 +32,9 @@ from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, FrameHash, Millis, NetworkId, PeerId
 from p2pfleet.core.model.job import Confidence, Limits, Trust
-from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.network import CLOCK_SKEW_MS, NetworkTerms
 from p2pfleet.core.model.record import Record
 from p2pfleet.core.rules.admission import (
-    CLOCK_SKEW_MS,
     beyond,
     judge_closure,
     judge_frame,

@@ -61,12 +61,21 @@ SNAPSHOT = ms.Snapshot(NETWORK, ALICE, "any", 3, WALL_MS, (ms.PeerChecks(ALICE, 
 RECEIPT = ms.Receipt(NETWORK, SAMPLE.job, ALICE, BOB, 1, 2, 3, 4, WALL_MS)
 CID = cid_of(b"x")
 
+MEMBER = ms.MemberEntry(ALICE, "Alice's machine", True)
+INVITATION = ms.Invitation(NETWORK, ALICE, BOB, "LAB-PC-7", 1, 7, 9)
+ADMISSION = ms.Admission(NETWORK, BOB, ALICE, seal(INVITATION))
 SAMPLES: tuple[Any, ...] = (
     manifest(),
     CLOSURE,
     RECORD,
     REQUIREMENT,
     FRAME,
+    MEMBER,
+    ms.Members(NETWORK, ALICE, ALICE[0] >> 4, 5, 7, (MEMBER,)),
+    INVITATION,
+    ADMISSION,
+    ms.Acceptance(NETWORK, BOB, 8, seal(ADMISSION)),
+    ms.RosterSummary((7,) * 16, (bytes(32),) * 16),
     ms.Claim((0, 5)),
     ms.Release((0, 5)),
     REVEAL,
@@ -213,7 +222,7 @@ def test_an_unknown_tag_is_refused() -> None:
 
 def test_a_body_of_one_type_is_not_taken_for_another() -> None:
     bodies = [value for value in SAMPLES if isinstance(value, ms._Body)]
-    assert len(bodies) == 7
+    assert len(bodies) == 11
     for body in bodies:
         for other in bodies:
             if other is not body:

@@ -29,6 +29,7 @@ TERMS = {
     "owner": None,
     "puzzle_bits": 8,
     "votes_a_subnet": 0,
+    "closed": False,
 }
 UNITS = 6
 

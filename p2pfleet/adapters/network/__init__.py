@@ -6,12 +6,22 @@ does, when it is called.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.core.model.ids import NetworkId
-from p2pfleet.ports import AddressBook, BlobGate, BlobReader, Bulk, Clock, Network, Validator
+from p2pfleet.ports import (
+    AddressBook,
+    BlobGate,
+    BlobReader,
+    Bulk,
+    Clock,
+    MemberGate,
+    Network,
+    Validator,
+)
 
 __all__ = ["NetworkConfig", "OpenNetwork", "open_network"]
 
@@ -22,6 +32,11 @@ class OpenNetwork(Network, Protocol):
     @property
     def bulk(self) -> Bulk:
         """Blobs, over the same connections."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often strangers were refused while hands were shaken, by reason."""
         ...
 
 
@@ -35,14 +50,17 @@ def open_network(
     blobs: BlobReader,
     may_fetch: BlobGate,
     clock: Clock,
+    gate: MemberGate | None = None,
+    swarm_key: bytes | None = None,
 ) -> AbstractAsyncContextManager[OpenNetwork]:
     """Listen, join ``network``, and stay in it for as long as the context lasts.
 
     ``seed`` is the 32-byte Ed25519 seed of the node's identity. ``validator`` judges gossiped
     announcements in the event loop; ``may_fetch`` is asked there about every blob that a peer wants
-    from this node, before any of it is looked up. Entering raises :class:`P2pfleetError` when an
-    address is malformed or cannot be listened on. Leaving closes every connection within two
-    seconds, also under cancellation; after that ``events`` ends.
+    from this node, before any of it is looked up. ``gate`` says who may connect at all (a closed
+    network; ``None``: everybody), ``swarm_key`` (32 bytes) encrypts every connection. Entering
+    raises :class:`P2pfleetError` when an address is malformed or cannot be listened on. Leaving
+    closes every connection within two seconds, also under cancellation; after that ``events`` ends.
     """
     from p2pfleet.adapters.network.life import open_host
 
@@ -55,4 +73,6 @@ def open_network(
         blobs=blobs,
         may_fetch=may_fetch,
         clock=clock,
+        gate=gate,
+        swarm_key=swarm_key,
     )

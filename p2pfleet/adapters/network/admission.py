@@ -22,6 +22,7 @@ from p2pfleet.adapters.network.limits import (
     address_group,
     is_loopback,
 )
+from p2pfleet.adapters.network.members import Door
 from p2pfleet.core.model.ids import PeerId
 
 logger = logging.getLogger(__name__)
@@ -37,11 +38,14 @@ class Admission:
     connection that ever stood, so that a node stops accepting after its 250th visitor.
     """
 
-    def __init__(self, config: NetworkConfig, swarm: Any, me: PeerId, bans: Bans) -> None:
+    def __init__(
+        self, config: NetworkConfig, swarm: Any, me: PeerId, bans: Bans, door: Door
+    ) -> None:
         self._config = config
         self._swarm = swarm
         self._me = me
         self._bans = bans
+        self._door = door
         self._inbound: Counter[str] = Counter()
         self._shaking: Counter[str] = Counter()
         self._accepts = TokenBucket(config.accepts_per_s, config.accepts_per_s * 2)
@@ -112,7 +116,7 @@ class Admission:
         try:
             with trio.fail_after(self._config.handshake_s):
                 return await self._swarm.upgrade_inbound_raw_conn(
-                    RawConnection(socket, False), listening
+                    self._door.protected(RawConnection(socket, False)), listening
                 )
         except trio.TooSlowError:
             refused(None, f"handshake from {group} took too long")
@@ -136,6 +140,8 @@ class Admission:
             return "this node itself"
         if self._bans.banned(peer):
             return "banned for what it sent"
+        if not self._door.admits(identity):
+            return "it does not belong to this closed network"
         if identity not in self._swarm.connections and peer not in self._adding:
             here = len(self._swarm.connections) + len(self._adding)
             if here >= self.capacity:
@@ -203,20 +209,20 @@ class Admission:
             done.set()
 
 
-def connect_quickly(swarm: Any, seconds: float) -> None:
+def connect_quickly(swarm: Any, seconds: float, door: Door) -> None:
     """Give up on an address that does not take a TCP connection within ``seconds``.
 
     The handshake may take longer: then somebody is there, and busy.
     """
     for transport in swarm.transport_manager.get_transports():
-        transport.dial = _limited(transport.dial, seconds)
+        transport.dial = _limited(transport.dial, seconds, door)
 
 
-def _limited(dial: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:
+def _limited(dial: Callable[[Any], Any], seconds: float, door: Door) -> Callable[[Any], Any]:
     async def limited(address: Any) -> Any:
         try:
             with trio.fail_after(seconds):
-                return await dial(address)
+                return door.protected(await dial(address))
         except trio.TooSlowError as error:
             raise OpenConnectionError("no answer") from error
 

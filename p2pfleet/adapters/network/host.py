@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket as stdlib_socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,7 +15,6 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_exchange_pair
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfleet.adapters.network import muxer
@@ -35,6 +34,7 @@ from p2pfleet.adapters.network.dht import Rendezvous
 from p2pfleet.adapters.network.gossip import Announcements
 from p2pfleet.adapters.network.identity import library_id, peer_of
 from p2pfleet.adapters.network.limits import Bans
+from p2pfleet.adapters.network.members import Door
 from p2pfleet.adapters.network.peers import Dialler
 from p2pfleet.adapters.network.sessions import Sessions
 from p2pfleet.core.errors import P2pfleetError, Reject, Verdict
@@ -47,6 +47,7 @@ from p2pfleet.ports import (
     Bulk,
     Clock,
     Connected,
+    MemberGate,
     NetworkEvent,
     Validator,
 )
@@ -92,6 +93,8 @@ class Host:
         may_fetch: BlobGate,
         clock: Clock,
         tasks: Tasks,
+        gate: MemberGate | None = None,
+        swarm_key: bytes | None = None,
     ) -> None:
         self._config = config
         self._tasks = tasks
@@ -99,12 +102,13 @@ class Host:
         announced = [parse_listen(text) for text in config.announce]
         self._send, self._events = trio.open_memory_channel[NetworkEvent](config.events)
         self._bans = Bans(clock, config.reject_limit, config.reject_window_s, config.ban_s)
+        self._door = Door(gate, swarm_key)
         pair = create_new_key_pair(seed)
         limit = (config.max_peers + config.visitors) * MAX_CONNECTIONS_PER_PEER + 8
         self._host = new_host(
             key_pair=pair,
             listen_addrs=self._listen,
-            sec_opt={NOISE: Noise(pair, noise_privkey=create_new_exchange_pair().private_key)},
+            sec_opt={NOISE: self._door.noise(pair, create_new_exchange_pair().private_key)},
             muxer_opt={muxer.PROTOCOL: muxer.bounded_yamux(config)},
             connection_config=ConnectionConfig(
                 max_connections=limit,
@@ -126,7 +130,7 @@ class Host:
         assert me is not None
         self.peer = me
         self._take_over(swarm)
-        self._admission = Admission(config, swarm, me, self._bans)
+        self._admission = Admission(config, swarm, me, self._bans, self._door)
         self._sessions = Sessions(
             config,
             self._host,
@@ -167,7 +171,7 @@ class Host:
         """Switch off what the library decides by itself about connections."""
         muxer.use_own_muxer(swarm)
         swarm.retry_config = RetryConfig(max_retries=0)
-        connect_quickly(swarm, self._config.connect_s)
+        connect_quickly(swarm, self._config.connect_s, self._door)
         # Its resource manager counts what ends abnormally for ever; admission and the stream
         # guard bound the same things.
         swarm.set_resource_manager(None)
@@ -211,6 +215,19 @@ class Host:
     async def announce(self, data: bytes) -> None:
         """Gossip one announcement. Lossy."""
         await self._gossip.publish(data)
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often strangers were refused while hands were shaken, by reason."""
+        return dict(self._door.refused)
+
+    def reconsider(self) -> None:
+        """Who belongs to the closed network has changed: part from the others, dial the new."""
+        for identity in list(self._swarm.connections):
+            if not self._door.admits(identity):
+                self._door.turn_away(identity)
+                self._tasks.start_soon(self._sessions.close, identity)
+        self._dialler.wake()
 
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be."""

@@ -14,7 +14,7 @@ from p2pfleet.adapters.network.containment import Tasks, describe, tame_library
 from p2pfleet.adapters.network.host import CLOSE_S, Host
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.ids import NetworkId
-from p2pfleet.ports import AddressBook, BlobGate, BlobReader, Clock, Validator
+from p2pfleet.ports import AddressBook, BlobGate, BlobReader, Clock, MemberGate, Validator
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ async def open_host(
     blobs: BlobReader,
     may_fetch: BlobGate,
     clock: Clock,
+    gate: MemberGate | None = None,
+    swarm_key: bytes | None = None,
 ) -> AsyncIterator[Host]:
     """See :func:`p2pfleet.adapters.network.open_network`."""
     assert len(seed) == 32
@@ -49,6 +51,8 @@ async def open_host(
             may_fetch=may_fetch,
             clock=clock,
             tasks=tasks,
+            gate=gate,
+            swarm_key=swarm_key,
         )
     )
     try:

@@ -94,6 +94,10 @@ class Dialler:
             if address is not None and (dialable is None or dialable[0] == peer):
                 self._learn(peer, [address])
 
+    def wake(self) -> None:
+        """Look again at whom to dial: what held a peer back may be gone."""
+        self._wake.set()
+
     def learn(self, peer: PeerId, addresses: list[str]) -> None:
         """Addresses of ``peer`` that somebody told."""
         if self._learn(peer, addresses):

@@ -170,6 +170,24 @@ def withdrawn(connection: sqlite3.Connection) -> None:
     )
 
 
+def closed_networks(connection: sqlite3.Connection) -> None:
+    """Version 7. Who belongs to a closed network: the owner's pages, and whom it invited."""
+    for statement in (
+        """CREATE TABLE members (
+            page INTEGER PRIMARY KEY,
+            sealed BLOB NOT NULL
+        )""",
+        """CREATE TABLE acceptances (
+            number INTEGER PRIMARY KEY,
+            key BLOB NOT NULL,
+            peer BLOB NOT NULL,
+            sealed BLOB NOT NULL,
+            UNIQUE (key, peer)
+        )""",
+    ):
+        connection.execute(statement)
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     first_tables,
     requirement,
@@ -177,6 +195,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     credit,
     poisoned,
     withdrawn,
+    closed_networks,
 )
 
 STORE = DatabaseKind(

@@ -87,6 +87,16 @@ class SqliteStore:
         rows = self._database.rows("SELECT sealed FROM requirement")
         return self._sealed(rows[0][0]) if rows else None
 
+    def members(self) -> list[Sealed]:
+        """The pages of the closed network's list of members, by number."""
+        rows = self._database.rows("SELECT sealed FROM members ORDER BY page")
+        return [self._sealed(sealed) for (sealed,) in rows]
+
+    def acceptances(self) -> list[Sealed]:
+        """The acceptances of invited peers, in the order in which they were first saved."""
+        rows = self._database.rows("SELECT sealed FROM acceptances ORDER BY number")
+        return [self._sealed(sealed) for (sealed,) in rows]
+
     def save_address(self, peer: PeerId, address: str, now_ms: int) -> None:
         """Remember an address that a connection proved to work.
 

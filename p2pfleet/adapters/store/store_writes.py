@@ -11,10 +11,13 @@ import msgspec
 
 from p2pfleet.core.effects import (
     CloseJob,
+    DropAcceptance,
     ForgetJob,
+    SaveAcceptance,
     SaveEarnings,
     SaveFrame,
     SaveJob,
+    SaveMembers,
     SaveMoves,
     SaveProof,
     SaveReceipt,
@@ -260,6 +263,29 @@ def _save_requirements(connection: sqlite3.Connection, writes: Sequence[SaveRequ
     )
 
 
+def _save_members(connection: sqlite3.Connection, writes: Sequence[SaveMembers]) -> None:
+    connection.executemany(
+        "INSERT INTO members (page, sealed) VALUES (?, ?)"
+        " ON CONFLICT (page) DO UPDATE SET sealed = excluded.sealed",
+        [(write.page, codec.encode(write.members)) for write in writes],
+    )
+
+
+def _save_acceptances(connection: sqlite3.Connection, writes: Sequence[SaveAcceptance]) -> None:
+    connection.executemany(
+        "INSERT INTO acceptances (key, peer, sealed) VALUES (?, ?, ?)"
+        " ON CONFLICT (key, peer) DO UPDATE SET sealed = excluded.sealed",
+        [(write.key, write.peer, codec.encode(write.acceptance)) for write in writes],
+    )
+
+
+def _drop_acceptances(connection: sqlite3.Connection, writes: Sequence[DropAcceptance]) -> None:
+    connection.executemany(
+        "DELETE FROM acceptances WHERE (key, peer) = (?, ?)",
+        [(write.key, write.peer) for write in writes],
+    )
+
+
 def _forget_jobs(connection: sqlite3.Connection, writes: Sequence[ForgetJob]) -> None:
     jobs = [(write.job,) for write in writes]
     for table in ("frames", "units", "seeds", "snapshots"):
@@ -293,6 +319,9 @@ _WRITERS = cast(
         SaveSnapshot: _save_snapshots,
         SaveProof: _save_proofs,
         SaveRequirement: _save_requirements,
+        SaveMembers: _save_members,
+        SaveAcceptance: _save_acceptances,
+        DropAcceptance: _drop_acceptances,
         ForgetJob: _forget_jobs,
     },
 )

@@ -13,13 +13,17 @@ import msgspec
 from p2pfleet.core import events as ev
 from p2pfleet.core.effects import (
     CloseJob,
+    DropAcceptance,
     Effect,
     ForgetJob,
     Gossip,
     Prove,
+    Reconsider,
     Report,
+    SaveAcceptance,
     SaveFrame,
     SaveJob,
+    SaveMembers,
     SaveProof,
     SaveRecords,
     SaveRequirement,
@@ -40,6 +44,7 @@ from p2pfleet.core.machines.ledger import Ledger
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.repair import Repair
+from p2pfleet.core.machines.roster import Roster, stranger
 from p2pfleet.core.machines.rounds import Around, counts, publisher_round, rows, volunteer_round
 from p2pfleet.core.machines.settlement import Corner, Settlement
 from p2pfleet.core.machines.standing import Standing
@@ -55,10 +60,9 @@ from p2pfleet.core.model.ids import (
     sha256,
 )
 from p2pfleet.core.model.job import Confidence
-from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.network import CLOCK_SKEW_MS, NetworkTerms
 from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.rules.admission import (
-    CLOCK_SKEW_MS,
     judge_closure,
     judge_frame,
     judge_manifest,
@@ -106,6 +110,7 @@ class Node(msgspec.Struct):
     standing: Standing
     book: Book
     repair: Repair
+    roster: Roster
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     coin: bytes = bytes(32)
     snapshots: dict[str, VerifiedSnapshot] = {}
@@ -134,10 +139,15 @@ class Node(msgspec.Struct):
         roles: tuple[str, ...],
         consent: Consent,
         terms: NetworkTerms | None = None,
+        vouched: tuple[PeerId, ...] = (),
     ) -> Node:
-        """A node that knows nothing yet; without ``terms`` the network asks for nothing."""
+        """A node that knows nothing yet; without ``terms`` the network asks for nothing.
+
+        ``vouched`` are peers that the configuration names (:class:`Roster`).
+        """
         here = Membership(NetworkTerms(network) if terms is None else terms)
-        return cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair())
+        roster = Roster(here.terms, vouched)
+        return cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair(), roster)
 
     @property
     def jobs(self) -> dict[JobId, Job]:
@@ -159,6 +169,10 @@ class Node(msgspec.Struct):
         return effects
 
     def _route(self, event: Event, now: Millis) -> list[Effect]:
+        if self.roster.closed:
+            verdict = stranger(event, self.roster, self.me)
+            if verdict is not None:
+                return [Report(*verdict)]
         if isinstance(event, ev.FrameReceived):  # the commonest by far
             return self._frame(event.source, event.frame, now)
         match event:
@@ -197,6 +211,7 @@ class Node(msgspec.Struct):
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
                 self.repair.forget(peer)
+                self.roster.forget(peer)
                 for known in self.jobs.values():
                     known.participants.pop(peer, None)
                     known.asked_at.pop(peer, None)
@@ -224,6 +239,17 @@ class Node(msgspec.Struct):
                 ]
             case ev.RequirementReceived():
                 return self._requirement(event, now)
+            case ev.MembersReceived():
+                return self._members(event, now)
+            case ev.AdmissionShown():
+                return self._shown(event, now)
+            case ev.AcceptanceReceived():
+                return self._acceptance(event, now)
+            case ev.RosterSummaryReceived(peer=peer, summary=summary):
+                if not self.membership.here(peer):
+                    return []
+                lacking = self.roster.missing(peer, summary, now)
+                return [Send((peer,), Deliver(sealed)) for sealed in lacking]
             case ev.SnapshotReceived():
                 return self._snapshot(event.source, event.snapshot, now)
             case ev.ReceiptReceived():
@@ -370,6 +396,11 @@ class Node(msgspec.Struct):
         if not self.membership.greet(event.peer, event.record.record):
             return []
         effects: list[Effect] = [*self.consent.tell((event.peer,))]
+        if self.roster.closed:
+            let_in = self.roster.named.get(event.peer)
+            if let_in is not None:  # it shows this wherever it goes from now on
+                effects.append(Send((event.peer,), Deliver(let_in.sealed)))
+            effects.append(Send((event.peer,), self.roster.summary()))
         for peer in list(self.proofs)[-PROOFS_TOLD:]:
             effects.append(Send((event.peer,), self.proofs[peer]))
         effects.append(Send((event.peer,), self.repair.known_jobs(self.book)))
@@ -412,6 +443,60 @@ class Node(msgspec.Struct):
                 effects.extend(job.leave(self.me, self.incarnation, now))
         return effects
 
+    # ---- who belongs to a closed network -----------------------------------------------------
+
+    def _members(self, event: ev.MembersReceived, now: Millis) -> list[Effect]:
+        """A newer page of the owner's list: keep it, hand it on, part from whom it removes."""
+        page = event.members
+        verdict = self.roster.take_page(page)
+        if not isinstance(verdict, Accept):
+            return [] if event.source == self.me else [Report(event.source, verdict)]
+        effects: list[Effect] = [SaveMembers(page.members.page, page.sealed)]
+        return effects + self._belonging(event.source, page.sealed, now)
+
+    def _shown(self, event: ev.AdmissionShown, now: Millis) -> list[Effect]:
+        """Somebody was invited: witness it, unless it is no news or comes too late."""
+        if self.roster.member(event.peer):
+            return []
+        wall_ms = self.wall_ms(now)
+        verdict = self.roster.judge_shown(event.admission, self.me, wall_ms)
+        if event.admission.admission.peer != event.peer or not isinstance(verdict, Accept):
+            return [Reconsider()]
+        return [Sign(self.roster.witness(event.admission, self.me, wall_ms))]
+
+    def _acceptance(self, event: ev.AcceptanceReceived, now: Millis) -> list[Effect]:
+        """A member's word on somebody invited, or this node's own."""
+        heard = event.acceptance
+        before = dict(self.roster.acceptances)
+        verdict = self.roster.take_acceptance(heard, self.wall_ms(now))
+        if not isinstance(verdict, Accept):
+            # Who came with it was let in before it was judged in full.
+            own = event.source in (self.me, heard.peer)
+            return [Reconsider()] if own else [Report(event.source, verdict)]
+        effects: list[Effect] = [
+            DropAcceptance(*key) for key in sorted(before) if key not in self.roster.acceptances
+        ]
+        effects.append(SaveAcceptance(heard.admission.key, heard.peer, heard.sealed))
+        return effects + self._belonging(event.source, heard.sealed, now)
+
+    def _belonging(self, source: PeerId, sealed: Sealed, now: Millis) -> list[Effect]:
+        """Who belongs to the network has changed by this body of ``source``."""
+        effects: list[Effect] = []
+        if source != self.me:
+            effects.append(Report(source, Accept()))
+        others = tuple(peer for peer in self.membership.present() if peer != source)
+        if others:  # also those who are removed by it: they learn why nobody talks to them
+            effects.append(Send(others, Deliver(sealed)))
+        effects.append(Reconsider())
+        for peer in [one for one in self.membership.connected if not self.roster.knows(one)]:
+            effects.extend(self._route(ev.PeerDisconnected(peer), now))
+        for job in self.jobs.values():
+            if self._consents(job):
+                effects.extend(self._advance(job, now))
+            else:
+                effects.extend(job.leave(self.me, self.incarnation, now))
+        return effects
+
     # ---- jobs --------------------------------------------------------------------------------
 
     def _new_job(self, sealed: VerifiedManifest, own: bool, now: Millis) -> Job:
@@ -438,6 +523,8 @@ class Node(msgspec.Struct):
         if self.slots == 0 or job.manifest.publisher == self.me:
             return True
         job.reason = self.consent.to(job.manifest)
+        if not self.roster.member(job.manifest.publisher):
+            job.reason = "its publisher does not belong to this closed network any more"
         if not job.reason and job.volunteer is None:
             job.volunteer = job.retired or Volunteer(self.me, self.slots, self.coin)
             job.retired = None
@@ -887,6 +974,8 @@ class Node(msgspec.Struct):
                 self.turn += 1
                 picked = (here[self.turn % len(here)],)
                 effects.extend(self.consent.tell(picked))  # the first one may have been lost
+                if self.roster.closed:
+                    effects.append(Send(picked, self.roster.summary()))
                 effects.append(Send(picked, self.repair.known_jobs(self.book)))
                 effects.extend(self.ledger.remind(picked[0]))
         announce = self.announce_at is not None and self.announce_at <= now

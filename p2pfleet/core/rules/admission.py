@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import cid_sha256, sha256
 from p2pfleet.core.model.job import MAX_EXPIRY_MS, Exact, FixedQuorum, Limits, UnitTable
-from p2pfleet.core.model.network import NetworkTerms
+from p2pfleet.core.model.network import CLOCK_SKEW_MS, NetworkTerms
 from p2pfleet.core.model.puzzle import fits
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
@@ -27,7 +27,6 @@ from p2pfleet.core.wire.messages import (
 )
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
 
-CLOCK_SKEW_MS = 2 * 60 * 1000
 RECORD_LIFE_MS = 24 * 3600 * 1000
 
 _RINGERS = b"p2pfleet-ringers-1:"

@@ -37,6 +37,7 @@ from p2pfleet.core.model.job import (
     Trust,
     UnitIndex,
 )
+from p2pfleet.core.model.network import MEMBER_PAGES, MEMBERS_A_PAGE
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES, MAX_PIECES, PIECES_A_GRANT
 
 SIGNATURE_PREFIX = b"p2pfleet-signed-1:"
@@ -48,7 +49,10 @@ Name = Annotated[str, Meta(min_length=1, max_length=120)]
 Attempt = Annotated[int, Meta(ge=0, le=255)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
+MemberName = Annotated[str, Meta(max_length=40, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+
 COMMIT_ITEMS_MAX = 256
+INVITATION_USES_MAX = 256
 SEEN_MAX = 256
 SNAPSHOT_PEERS_MAX = 768
 RINGERS_MAX = 128
@@ -154,6 +158,68 @@ class Snapshot(_Body, frozen=True, tag="p2pfleet/1/snapshot"):
         for one, two in pairwise(self.records):
             if one.peer >= two.peer:
                 raise ValueError("records must be in ascending order of keys, each key once")
+
+
+class MemberEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One key of which the owner of a closed network says something: a member, or (``admitted``
+    false) a peer that was removed or an invitation that was withdrawn. ``name`` is for people."""
+
+    peer: PeerIdField
+    name: MemberName
+    admitted: bool
+
+
+class Members(_Body, frozen=True, tag="p2pfleet/1/members"):
+    """One page of a closed network's list of members. A higher ``sequence`` replaces a lower one of
+    the same page.
+
+    A key stands on the page of its highest four bits; keys ascend, each once.
+    """
+
+    network: NetworkIdField
+    owner: PeerIdField
+    page: Annotated[int, Meta(ge=0, lt=MEMBER_PAGES)]
+    sequence: Counter
+    issued_ms: Clock
+    entries: Annotated[tuple[MemberEntry, ...], Meta(max_length=MEMBERS_A_PAGE)]
+
+    def __post_init__(self) -> None:
+        for one, two in pairwise(self.entries):
+            if one.peer >= two.peer:
+                raise ValueError("entries must be in ascending order of keys, each key once")
+
+
+class Invitation(_Body, frozen=True, tag="p2pfleet/1/invitation"):
+    """The owner's word that whoever holds the private half of ``key`` may name up to ``uses``
+    peers as members. ``name`` is for people."""
+
+    network: NetworkIdField
+    owner: PeerIdField
+    key: PeerIdField
+    name: MemberName
+    uses: Annotated[int, Meta(ge=1, le=INVITATION_USES_MAX)]
+    issued_ms: Clock
+    expires_ms: Clock
+
+
+class Admission(_Body, frozen=True, tag="p2pfleet/1/admission"):
+    """The word of an invitation's key that it is for ``peer``. ``invitation`` is the sealed
+    :class:`Invitation` of that key."""
+
+    network: NetworkIdField
+    key: PeerIdField
+    peer: PeerIdField
+    invitation: Sealed
+
+
+class Acceptance(_Body, frozen=True, tag="p2pfleet/1/acceptance"):
+    """A member's word that it saw ``admission`` (a sealed :class:`Admission`) at this time by its
+    clock: the first ones use an invitation up."""
+
+    network: NetworkIdField
+    member: PeerIdField
+    accepted_ms: Clock
+    admission: Sealed
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -304,7 +370,19 @@ class Receipt(_Body, frozen=True, tag="p2pfleet/1/receipt"):
     issued_ms: Clock
 
 
-SignedBody = Manifest | Closure | PeerRecord | Requirement | Frame | Snapshot | Receipt
+SignedBody = (
+    Manifest
+    | Closure
+    | PeerRecord
+    | Requirement
+    | Frame
+    | Snapshot
+    | Receipt
+    | Members
+    | Invitation
+    | Admission
+    | Acceptance
+)
 
 
 def signer_of(body: SignedBody) -> PeerId:
@@ -314,8 +392,12 @@ def signer_of(body: SignedBody) -> PeerId:
             return body.publisher
         case PeerRecord():
             return body.peer
-        case Requirement():
+        case Requirement() | Members() | Invitation():
             return body.owner
+        case Admission():
+            return body.key
+        case Acceptance():
+            return body.member
         case Frame():
             return body.author
 
@@ -380,8 +462,8 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 
 class Deliver(_Message, frozen=True, tag="deliver"):
-    """A sealed body (manifest, closure, frame, requirement, snapshot, receipt), the sender's or
-    somebody else's."""
+    """A sealed body, the sender's or somebody else's: a manifest, closure, frame, requirement,
+    snapshot, receipt, page of members or acceptance."""
 
     sealed: Sealed
 
@@ -434,7 +516,18 @@ class Proof(_Message, frozen=True, tag="proof"):
     second: Sealed
 
 
-Message = Hello | Deliver | JobsSummary | FramesSummary | Wanted | Proof
+class RosterSummary(_Message, frozen=True, tag="roster"):
+    """I hold these pages of the list of members, and these acceptances; send me what I lack.
+
+    By page: the lowest sequence that is news (0: none is held), and the hash over the acceptances
+    of the peers of that page (:func:`p2pfleet.core.rules.closed.acceptances_hash`).
+    """
+
+    pages: Annotated[tuple[Counter, ...], Meta(min_length=MEMBER_PAGES, max_length=MEMBER_PAGES)]
+    accepted: Annotated[tuple[Hash, ...], Meta(min_length=MEMBER_PAGES, max_length=MEMBER_PAGES)]
+
+
+Message = Hello | Deliver | JobsSummary | FramesSummary | Wanted | Proof | RosterSummary
 
 
 # ---- blobs -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from p2pfleet.adapters.network import NetworkConfig, open_network
 from p2pfleet.core.errors import ACCEPT, Verdict
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_of
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.ports import BlobGate, Connected, Disconnected, Validator
+from p2pfleet.ports import BlobGate, Connected, Disconnected, MemberGate, Validator
 
 NETWORK = NetworkId(hashlib.sha256(b"a network of tests").digest())
 T = TypeVar("T")
@@ -144,6 +144,8 @@ def node(
     blobs: Any = None,
     may_fetch: BlobGate = anybody,
     network: NetworkId = NETWORK,
+    gate: MemberGate | None = None,
+    swarm_key: bytes | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """Open the network as node ``number``."""
     return open_network(
@@ -155,6 +157,8 @@ def node(
         blobs=blobs or Shelf(Path()),
         may_fetch=may_fetch,
         clock=RealClock(),
+        gate=gate,
+        swarm_key=swarm_key,
     )
 
 

@@ -1,7 +1,7 @@
 // A guest on a p2pfleet network, written from the chapters in protocol/ alone, on js-libp2p.
 //
 //   node index.mjs '{"network": {"name": ..., "testnet": true, "owner": null, "puzzle_bits": 8,
-//                    "votes_a_subnet": 0}, "bootstrap": "/ip4/.../tcp/.../p2p/..."}'
+//                    "votes_a_subnet": 0, "closed": false}, "bootstrap": "/ip4/.../p2p/..."}'
 //
 // It knows a network's parameters and one address. It joins the DHT, finds the other nodes by the
 // rendezvous key, waits for a manifest to come by gossip, takes the job's blobs from its publisher,

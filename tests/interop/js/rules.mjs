@@ -24,19 +24,27 @@ const TABLE_MAX = 64 * 2 ** 20
 
 // ---- networks -----------------------------------------------------------------------------------
 
-export const NETWORK = fields(
+const PARAMETERS = fields(
   tag('p2pfleet/1/network'),
   text(1, 64, /^[a-z0-9][a-z0-9.-]*$/),
   boolean,
   orNil(bytes(32)),
   integer(0, 40),
-  integer(0, 64)
+  integer(0, 64),
+  boolean
 )
+export function NETWORK (value) {
+  const parameters = PARAMETERS(value)
+  need(!value[6] || value[3] !== null, 'bound: a closed network has an owner')
+  return parameters
+}
 
 /** A network by its parameters: `name`, `testnet`, `owner` (bytes or null), `puzzle_bits`, ... */
 export class Network {
-  constructor ({ name, testnet, owner, puzzle_bits: puzzleBits, votes_a_subnet: votesASubnet }) {
-    const parameters = ['p2pfleet/1/network', name, testnet, owner, puzzleBits, votesASubnet]
+  constructor ({
+    name, testnet, owner, puzzle_bits: puzzleBits, votes_a_subnet: votesASubnet, closed
+  }) {
+    const parameters = ['p2pfleet/1/network', name, testnet, owner, puzzleBits, votesASubnet, closed]
     NETWORK(parameters)
     this.encoding = encode(parameters)
     this.id = sha256(this.encoding)
@@ -274,7 +282,11 @@ const BODIES = {
   'p2pfleet/1/requirement': other('requirement'),
   'p2pfleet/1/frame': other('frame'),
   'p2pfleet/1/snapshot': other('snapshot'),
-  'p2pfleet/1/receipt': other('receipt')
+  'p2pfleet/1/receipt': other('receipt'),
+  'p2pfleet/1/members': other('members'),
+  'p2pfleet/1/invitation': other('invitation'),
+  'p2pfleet/1/admission': other('admission'),
+  'p2pfleet/1/acceptance': other('acceptance')
 }
 
 // ---- stream messages ----------------------------------------------------------------------------
@@ -286,7 +298,8 @@ const MESSAGE = either({
   jobs: fields(tag('jobs'), listOf(hash, 0, 512), listOf(hash, 0, 512)),
   frames: fields(tag('frames'), hash, listOf(POSITION, 0, 1_024), integer(-1, 2 ** 53 - 1)),
   wanted: fields(tag('wanted'), hash, listOf(integer(0, 999_999), 1, 1_024)),
-  proof: fields(tag('proof'), SEALED, SEALED)
+  proof: fields(tag('proof'), SEALED, SEALED),
+  roster: fields(tag('roster'), listOf(counter, 16, 16), listOf(hash, 16, 16))
 })
 const HEADER = fields(tag('have'), boolean, size)
 

@@ -39,7 +39,9 @@ const READERS = {
   body: (encoding) => readBody(encoding)
 }
 // Bodies of these tags are passed on by their tag, unread.
-const UNREAD = ['frame', 'snapshot', 'requirement', 'receipt'].map((type) => `p2pfleet/1/${type}`)
+const UNREAD = [
+  'frame', 'snapshot', 'requirement', 'receipt', 'members', 'invitation', 'admission', 'acceptance'
+].map((type) => `p2pfleet/1/${type}`)
 const unread = (encoding) => UNREAD.some((tag) => Buffer.from(encoding).includes(tag))
 
 const CHECKS = {
