@@ -165,8 +165,8 @@ def frames(case: dict[str, Any]) -> Iterator[Any]:
         for sequence in range(first, first + times):
             yield log.admit(author, incarnation, sequence, entries), verdict
     yield [[*key, at] for key, at in sorted(log.next.items())], case["positions"]
-    for peer, theirs, replies in case["summaries"]:
-        yield log.missing(peer, theirs), replies
+    for _, theirs, replies in case["summaries"]:
+        yield log.missing(theirs), replies
 
 
 def claims(case: dict[str, Any]) -> Iterator[Any]:

@@ -570,13 +570,13 @@ class FrameLog:
         self.next[key] = here
         return "accept"
 
-    def missing(self, peer: str, theirs: list[list[Any]]) -> list[list[Any]]:
+    def missing(self, theirs: list[list[Any]]) -> list[list[Any]]:
         have = {(author, incarnation): at for author, incarnation, at in theirs}
         room, replies = 128, []
         for (author, incarnation), end in sorted(self.next.items()):
             first = have.get((author, incarnation), 0)
             last = min(end, first + room)
-            if author != peer and first < last:
+            if first < last:
                 room -= last - first
                 replies.append([author, incarnation, first, last])
         return replies
