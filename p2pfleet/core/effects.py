@@ -330,6 +330,18 @@ class Fetch(_Effect, frozen=True, tag="Fetch"):
     sources: tuple[PeerId, ...]
 
 
+class Challenge(_Effect, frozen=True, tag="Challenge"):
+    """Have one peer show a piece, drawn at random, of a blob of ``length`` bytes that is here too.
+
+    The runtime answers with ChallengeAnswered. Nobody else hears of it.
+    """
+
+    job: JobId
+    digest: Digest
+    length: int
+    peer: PeerId
+
+
 class MakeCommitments(_Effect, frozen=True, tag="MakeCommitments"):
     """Draw a seed and commit with it to these outputs, which are durably here.
 
@@ -402,6 +414,7 @@ Act = (
     | ShutJob
     | SetPaused
     | Fetch
+    | Challenge
     | MakeCommitments
     | CheckCommitments
     | Compare

@@ -261,6 +261,13 @@ class CancelRequested(_Event, frozen=True, tag="CancelRequested"):
     job: JobId
 
 
+class InputsKnown(_Event, frozen=True, tag="InputsKnown"):
+    """The unit table of a job is here: the packs it names, (SHA-256, length in bytes) of each."""
+
+    job: JobId
+    packs: tuple[tuple[Digest, int], ...]
+
+
 class JobOpened(_Event, frozen=True, tag="JobOpened"):
     """Model and unit table are here, and agree with the manifest."""
 
@@ -344,6 +351,19 @@ class BlobArrived(_Event, frozen=True, tag="BlobArrived"):
     ref: BlobRef
 
 
+class ChallengeAnswered(_Event, frozen=True, tag="ChallengeAnswered"):
+    """A keeper was asked for a piece of a blob that is here, too.
+
+    ``verdict``: good, absent (it has it not, or did not answer), wrong (other bytes), or lost (it
+    is this node that has it not, or not as it was).
+    """
+
+    job: JobId
+    digest: Digest
+    peer: PeerId
+    verdict: str
+
+
 class BlobFailed(_Event, frozen=True, tag="BlobFailed"):
     """No source delivered it."""
 
@@ -383,6 +403,8 @@ Event = (
     | ProofReceived
     | RingersKnown
     | CancelRequested
+    | InputsKnown
+    | ChallengeAnswered
     | JobOpened
     | JobUnavailable
     | UnitExecuted

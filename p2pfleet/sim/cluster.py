@@ -12,7 +12,7 @@ from p2pfleet.core.wire.messages import Manifest, OpenRingers, Ringer
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.adversaries.registry import ADVERSARIES
 from p2pfleet.sim.clocks import WALL_MS
-from p2pfleet.sim.compute import NETWORK, OUTPUT_BYTES, right_digest
+from p2pfleet.sim.compute import INPUT_BYTES, NETWORK, OUTPUT_BYTES, packs_of, right_digest
 from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.machine import Machine, World
@@ -94,7 +94,7 @@ class Cluster:
             table=cid,
             table_bytes=1000,
             units=plan.units,
-            total_bytes=100 * plan.units,
+            total_bytes=INPUT_BYTES * plan.units,
             limits=Limits(MEMORY_BYTES, plan.cpu_ms, OUTPUT_LIMIT_BYTES),
             comparison=Tolerance() if plan.tolerance else Exact(),
             stop=_stop(plan),
@@ -120,6 +120,11 @@ class Cluster:
         for holder in (machine, *volunteers[: plan.custodians]):
             holder.disk.models[job] = True
             holder.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
+            holder.disk.packs[job] = dict.fromkeys(packs_of(salt, plan.units), True)
+        machine.disk.pack_sizes[job] = tuple(
+            (digest, INPUT_BYTES * len(units))
+            for digest, units in packs_of(salt, plan.units).items()
+        )
         self.world.divergent[job] = plan.divergent
         self.world.salts[job] = salt
         self.world.manifests[job] = manifest
@@ -149,6 +154,7 @@ class Cluster:
     @staticmethod
     def _tell(machine: Machine, verified: VerifiedManifest) -> None:
         machine.tell(ev.ManifestReceived(machine.peer, verified))
+        machine.tell(ev.InputsKnown(verified.job, machine.disk.pack_sizes[verified.job]))
         known = machine.disk.ringers.get(verified.job)
         if known is not None:
             machine.tell(ev.RingersKnown(verified.job, *known))
@@ -191,6 +197,8 @@ class Cluster:
             kernel.later(lasts, machine.tell, ev.ResumeRequested())
         elif fault.kind == "backup":
             kernel.later(lasts, self._put_back, machine, machine.disk.backup())
+        elif fault.kind == "die":
+            machine.die()
         elif fault.kind == "restart":
             machine.stop()
             kernel.later(lasts + RETRY_MS, machine.start)

@@ -24,6 +24,8 @@ from p2pfleet.sim.signatures import unseal
 
 NETWORK = NetworkId(hashlib.sha256(b"p2pfleet simulated network").digest())
 OUTPUT_BYTES = 100
+INPUT_BYTES = 100
+PACK_UNITS = 16
 FETCH_MS = (10, 150)
 READ_MS = (1, 10)
 
@@ -48,6 +50,16 @@ def right_digests(
 ) -> frozenset[Digest]:
     """What honest machines of these numeric classes get."""
     return frozenset(right_digest(salt, unit, one, divergent) for one in classes)
+
+
+def packs_of(salt: bytes, units: int) -> dict[Digest, range]:
+    """The packs of a job of so many units, and which units' inputs lie in each."""
+    return {
+        Digest(hashlib.sha256(b"pack" + salt + first.to_bytes(8, "big")).digest()): range(
+            first, min(units, first + PACK_UNITS)
+        )
+        for first in range(0, units, PACK_UNITS)
+    }
 
 
 def output_of(digest: Digest) -> bytes:
@@ -75,6 +87,14 @@ class Host(Protocol):
         """How long the next execution takes."""
         ...
 
+    def packs(self, job: JobId) -> dict[Digest, range]:
+        """The packs of a job, and which units' inputs lie in each."""
+        ...
+
+    def keeps(self, digest: Digest) -> bool:
+        """Whether what it fetches to keep is really kept; honestly: yes."""
+        ...
+
     def committed_bytes(self, digest: Digest) -> bytes | None:
         """What is committed to for an output that is not here; honestly: nothing."""
         ...
@@ -98,6 +118,7 @@ Order = (
     | ef.ShutJob
     | ef.SetPaused
     | ef.Fetch
+    | ef.Challenge
     | ef.MakeCommitments
     | ef.CheckCommitments
     | ef.Compare
@@ -139,6 +160,8 @@ class Compute:
                 self._for_job(job, FETCH_MS, self._opened, effect)
             case ef.Fetch(job=job):
                 self._for_job(job, FETCH_MS, self._fetched, effect)
+            case ef.Challenge(job=job):
+                self._for_job(job, FETCH_MS, self._challenged, effect)
             case ef.MakeCommitments(job=job):
                 self._for_job(job, READ_MS, self._commit, effect)
             case ef.CheckCommitments(job=job):
@@ -204,6 +227,9 @@ class Compute:
         if job in disk.models:
             self._open[job] = True
             self._own[job] = effect.manifest.publisher == self.host.peer
+            packs = self.host.packs(job).items()
+            sizes = tuple((digest, INPUT_BYTES * len(units)) for digest, units in packs)
+            self.host.tell(ev.InputsKnown(job, sizes))
             self.host.tell(ev.JobOpened(job))
         else:
             self.host.tell(ev.JobUnavailable(job, "nobody here has the model", final=False))
@@ -211,11 +237,40 @@ class Compute:
     def _fetched(self, effect: ef.Fetch) -> None:
         job, ref = effect.job, effect.ref
         digest = Digest(ref.sha256)
-        if self._can_be_had(job, digest, ref.length, effect.sources):
+        if not self.host.keeps(digest):
+            self.host.tell(ev.BlobArrived(job, ref))
+            return
+        manifest = self._manifest(job)
+        if digest in self.host.packs(job):
+            self._fetched_pack(effect, digest)
+        elif manifest is not None and ref.cid == manifest.model and job in self.host.disk.models:
+            self.host.tell(ev.BlobArrived(job, ref))
+        elif self._can_be_had(job, digest, ref.length, effect.sources):
             self.host.disk.outputs.setdefault(job, {})[digest] = ref.length
             self.host.tell(ev.BlobArrived(job, ref))
         else:
             self.host.tell(ev.BlobFailed(job, ref, "nobody here has the output"))
+
+    def _fetched_pack(self, effect: ef.Fetch, digest: Digest) -> None:
+        job, ref, disk = effect.job, effect.ref, self.host.disk
+        near = [disk, *self.host.reach(effect.sources)]
+        if any(digest in each.packs.get(job, {}) for each in near):
+            disk.packs.setdefault(job, {})[digest] = True
+            mine = disk.inputs.setdefault(job, {})
+            mine.update((unit, True) for unit in self.host.packs(job)[digest])
+            self.host.tell(ev.BlobArrived(job, ref))
+        else:
+            self.host.tell(ev.BlobFailed(job, ref, "nobody here has the pack"))
+
+    def _challenged(self, effect: ef.Challenge) -> None:
+        job, digest, disk = effect.job, effect.digest, self.host.disk
+        if not disk.has_blob(job, digest):
+            verdict = "lost"
+        else:
+            public = disk.is_input(job, digest)
+            near = self.host.reach((effect.peer,), None if public else digest)
+            verdict = "good" if any(each.has_blob(job, digest) for each in near) else "absent"
+        self.host.tell(ev.ChallengeAnswered(job, digest, effect.peer, verdict))
 
     def _can_be_had(
         self, job: JobId, digest: Digest, length: int, sources: Sequence[PeerId]

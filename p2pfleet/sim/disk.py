@@ -11,7 +11,7 @@ from typing import assert_never
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.model.ids import Digest, JobId, PeerId
+from p2pfleet.core.model.ids import Digest, JobId, PeerId, cid_from_sha256
 from p2pfleet.core.model.record import Record
 from p2pfleet.core.rules import commitment
 from p2pfleet.core.rules.closed import acceptance_order
@@ -65,7 +65,7 @@ class StoredJob:
 class Disk:
     """What survives; ``unsynced`` is the transaction under way.
 
-    ``outputs`` and ``inputs`` (by job) and ``models`` are blobs, which are whole or not there;
+    ``outputs``, ``packs``, ``inputs`` (by job) and ``models`` are blobs, which are whole or not there;
     ``ringers`` are the publisher's notes on its own jobs (secret and ringers), written beside the
     store before a job is published.
     """
@@ -82,6 +82,8 @@ class Disk:
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
         self.models: dict[JobId, bool] = {}
         self.inputs: dict[JobId, dict[int, bool]] = {}
+        self.packs: dict[JobId, dict[Digest, bool]] = {}
+        self.pack_sizes: dict[JobId, tuple[tuple[Digest, int], ...]] = {}
         self.outputs: dict[JobId, dict[Digest, int]] = {}
         self.unsynced: Sequence[ef.Write] = ()
         self.syncs = 0
@@ -235,6 +237,9 @@ class Disk:
         for (job, *_), sealed in self.frames.items():
             if self.jobs[job].state == "active":
                 yield ev.FrameRestored(_frame(sealed))
+        for known, sizes in self.pack_sizes.items():
+            if known in self.jobs and self.jobs[known].state == "active":
+                yield ev.InputsKnown(known, sizes)
         for known, (secret, ringers) in self.ringers.items():
             if known in self.jobs and self.jobs[known].state == "active":
                 yield ev.RingersKnown(known, secret, ringers)
@@ -275,10 +280,26 @@ class Disk:
             case VerifiedRecord() | VerifiedInvitation() | VerifiedAdmission():
                 return True
 
+    def is_input(self, job: JobId, digest: Digest) -> bool:
+        """Whether a blob that is here is a model or a pack, which anybody may have."""
+        return digest in self.packs.get(job, {}) or self._is_model(job, digest)
+
+    def has_blob(self, job: JobId, digest: Digest) -> bool:
+        """Whether a blob under custody is here: the model, a pack, or an output."""
+        return self.is_input(job, digest) or digest in self.outputs.get(job, {})
+
+    def _is_model(self, job: JobId, digest: Digest) -> bool:
+        if job not in self.models or job not in self.jobs:
+            return False
+        manifest = unseal(self.jobs[job].manifest)
+        assert isinstance(manifest, VerifiedManifest)
+        return manifest.manifest.model == cid_from_sha256(digest)
+
     def drop_blobs(self, job: JobId) -> None:
         """Let the blobs of a job be evicted."""
         self.models.pop(job, None)
         self.inputs.pop(job, None)
+        self.packs.pop(job, None)
         self.outputs.pop(job, None)
 
 

@@ -22,7 +22,7 @@ from p2pfleet.core.wire import messages as ms
 from p2pfleet.core.wire.verified import VerifiedFrame
 from p2pfleet.sim.adversaries.behaviour import Behaviour
 from p2pfleet.sim.clocks import Clock
-from p2pfleet.sim.compute import NETWORK, Answer, Compute, right_digests
+from p2pfleet.sim.compute import NETWORK, Answer, Compute, packs_of, right_digests
 from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.network import Network
@@ -51,6 +51,10 @@ class Witness(Protocol):
 
     def restored(self, machine: Machine) -> None:
         """A core has taken in what the disk holds."""
+        ...
+
+    def died(self, machine: Machine) -> None:
+        """A machine broke for good."""
         ...
 
 
@@ -301,7 +305,8 @@ class Machine:
                 self.world.network.gossip(self.number, sealed)
             case (
                 ef.OpenJob() | ef.Execute() | ef.Withdraw() | ef.ShutJob() | ef.SetPaused()
-                | ef.Fetch() | ef.MakeCommitments() | ef.CheckCommitments() | ef.Compare()
+                | ef.Fetch() | ef.Challenge() | ef.MakeCommitments() | ef.CheckCommitments()
+                | ef.Compare()
             ):  # fmt: skip
                 self.compute.act(act)
             case ef.Prove():
@@ -349,6 +354,21 @@ class Machine:
     def answer(self, job: JobId, unit: int) -> Answer | None:
         """What running a unit gives here."""
         return self.behaviour.answer(job, unit)
+
+    def packs(self, job: JobId) -> dict[Digest, range]:
+        """The packs of a job, and which units' inputs lie in each."""
+        manifest = self.world.manifests.get(job)
+        return {} if manifest is None else packs_of(manifest.salt, manifest.units)
+
+    def keeps(self, digest: Digest) -> bool:
+        """Whether what it fetches to keep is really kept."""
+        return self.behaviour.keeps(digest)
+
+    def die(self) -> None:
+        """Break for good: neither it nor its disk is ever seen again."""
+        self.crash()
+        self.gone = True
+        self.world.witness.died(self)
 
     def committed_bytes(self, digest: Digest) -> bytes | None:
         """What is committed to for an output that is not here."""

@@ -10,6 +10,7 @@ from p2pfleet.core import effects as ef
 from p2pfleet.core.events import Event
 from p2pfleet.sim.checkers.checker import Checker, Violation
 from p2pfleet.sim.checkers.credit import Credit
+from p2pfleet.sim.checkers.custody import Custody
 from p2pfleet.sim.checkers.durability import Durability
 from p2pfleet.sim.checkers.evidence import Evidence
 from p2pfleet.sim.checkers.invariants import Invariants
@@ -67,6 +68,7 @@ class Panel:
         self.invariants = Invariants(cluster)
         self.credit = Credit(cluster)
         self.evidence = Evidence(cluster)
+        self.custody = Custody(cluster)
         self.all: tuple[Checker, ...] = (
             self.safety,
             self.durability,
@@ -74,6 +76,7 @@ class Panel:
             self.invariants,
             self.credit,
             self.evidence,
+            self.custody,
         )
 
     def stepped(self, machine: Machine, event: Event, effects: Sequence[ef.Effect]) -> None:
@@ -83,12 +86,16 @@ class Panel:
         self.safety.synced(machine, writes)
         self.credit.synced(machine, writes)
         self.evidence.synced(machine, writes)
+        self.custody.synced(machine, writes)
 
     def acting(self, machine: Machine, act: ef.Act) -> None:
         self.durability.acting(machine, act)
 
     def restored(self, machine: Machine) -> None:
         self.durability.restored(machine)
+
+    def died(self, machine: Machine) -> None:
+        self.custody.died(machine)
 
     def found(self) -> tuple[Violation, ...]:
         """What all of them found, in the order of time."""

@@ -40,8 +40,9 @@ Adversary = Literal[
     "spammer",
     "leaver",
     "crook",
+    "boaster",
 ]
-FaultKind = Literal["crash", "restart", "pause", "partition", "backup"]
+FaultKind = Literal["crash", "restart", "pause", "partition", "backup", "die"]
 
 
 class ScenarioError(P2pfleetError):
@@ -146,9 +147,9 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Something that goes wrong from ``from_ms`` to ``until_ms``, every ``every_ms``.
 
     ``machines`` names a kind, or all of them. ``crash`` (loses what is not synced), ``restart``
-    (stops as an owner would) and ``pause`` strike one machine at a time, ``partition`` cuts a
-    random ``share`` of the machines off; each lasts ``for_ms``. ``backup`` copies the disk of one
-    machine, and ``for_ms`` later puts that copy in its place.
+    (stops as an owner would), ``die`` (never comes back) and ``pause`` strike one machine at a
+    time, ``partition`` cuts a random ``share`` of the machines off; each lasts ``for_ms``.
+    ``backup`` copies the disk of one machine, and ``for_ms`` later puts that copy in its place.
     """
 
     kind: FaultKind

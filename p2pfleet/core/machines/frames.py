@@ -6,7 +6,7 @@ import msgspec
 
 from p2pfleet.core.effects import SendFrames
 from p2pfleet.core.model.ids import JobId, PeerId
-from p2pfleet.core.rules.admission import named_units
+from p2pfleet.core.rules.admission import weight
 from p2pfleet.core.wire.messages import AuthorPosition
 from p2pfleet.core.wire.verified import VerifiedFrame
 
@@ -43,7 +43,7 @@ class FrameLog(msgspec.Struct):
 
         What one author can make a node keep is bounded: a claim, a release, commitments, votes
         and endorsements in some attempts a unit, and renewals of claims for the ``leases`` that the
-        job has lasted so far.
+        job has lasted so far; blobs that it keeps come out of the same.
         Not ``bounded`` are the node's own frames, and those that it took before a restart.
         """
         frame = verified.frame
@@ -56,9 +56,7 @@ class FrameLog(msgspec.Struct):
             return "too far ahead of what is here"
         if key not in self.next and len(self.next) >= AUTHORS_MAX:
             return "too many authors"
-        count = self.entries.get(frame.author, 0) + sum(
-            len(named_units(entry)) for entry in frame.entries
-        )
+        count = self.entries.get(frame.author, 0) + sum(map(weight, frame.entries))
         allowed = 256 + 24 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX)
         if bounded and count > allowed:
             return "its author has written more than this job can need"

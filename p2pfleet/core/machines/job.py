@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from p2pfleet.core.effects import Effect, Send, ShutJob, Sign, UnitRow
+from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
@@ -61,6 +62,7 @@ class Job(msgspec.Struct):
     own: bool
     settlement: Settlement
     log: FrameLog
+    custody: Custody
     snapshot: VerifiedSnapshot | None = None
     reason: str = ""
     participants: dict[PeerId, bool] = {}
@@ -146,10 +148,14 @@ class Job(msgspec.Struct):
             return digest in self.publisher.judge.here or digest in self.publisher.wanted
         volunteer = self.volunteer or self.retired
         numbers = None if volunteer is None else volunteer.outputs.get(digest)
+        if numbers is None and self.custody.is_here(digest):
+            numbers = self.custody.outputs.get(digest)
         if numbers is None or peer == self.manifest.publisher:
             return False
         units = [self.settlement.unit(number) for number in numbers]
-        return not any(unit.final or peer in unit.votes for unit in units)
+        if any(unit.final or peer in unit.votes for unit in units):
+            return False
+        return not self.custody.may_have(peer, digest)
 
     def volunteers(self) -> int:
         """How many others take part, the publisher not counted."""
@@ -208,6 +214,7 @@ class Job(msgspec.Struct):
             return []
         self.write(self.volunteer.leave(self.settlement), now)
         effects = self.release(me, incarnation, now)
+        self.custody.left()
         self.retired, self.volunteer = self.volunteer, None
         return [*effects, ShutJob(self.id, keep=True)]
 
@@ -244,5 +251,6 @@ class Job(msgspec.Struct):
         if self.publisher is not None:
             times.append(self.publisher.deadline())
         if self.joined:
+            times.append(self.custody.deadline())
             times.extend(self.settlement.later.values())
         return min((at for at in times if at is not None), default=None)

@@ -37,6 +37,7 @@ from p2pfleet.core.errors import Accept, Ignore, Malformed, Reject
 from p2pfleet.core.events import Event
 from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.consent import Consent
+from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.judge import POISONED, Judge
@@ -45,7 +46,14 @@ from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.repair import Repair
 from p2pfleet.core.machines.roster import Roster, stranger
-from p2pfleet.core.machines.rounds import Around, counts, publisher_round, rows, volunteer_round
+from p2pfleet.core.machines.rounds import (
+    Around,
+    counts,
+    neighbours,
+    publisher_round,
+    rows,
+    volunteer_round,
+)
 from p2pfleet.core.machines.settlement import Corner, Settlement
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
@@ -92,13 +100,15 @@ PROOFS_KEPT = 256
 PROOFS_MAX = 65_536
 PROOFS_TOLD = 8
 RETELL_ONE_IN = 4
+CUSTODY_BYTES = 2**31
 
 
 class Node(msgspec.Struct):
     """State of one node: open jobs, and what is remembered of ended ones.
 
     ``slots`` is how many units it runs at once (0: it volunteers for nothing); ``roles`` is what
-    it says of itself; ``consent`` decides whose work it runs.
+    it says of itself; ``consent`` decides whose work it runs. ``custody_bytes`` are kept for others
+    at most, half of them for one publisher.
     """
 
     me: PeerId
@@ -112,6 +122,7 @@ class Node(msgspec.Struct):
     repair: Repair
     roster: Roster
     ledger: Ledger = msgspec.field(default_factory=Ledger)
+    custody_bytes: int = CUSTODY_BYTES
     coin: bytes = bytes(32)
     snapshots: dict[str, VerifiedSnapshot] = {}
     snapshot_at: dict[str, Millis] = {}
@@ -140,6 +151,7 @@ class Node(msgspec.Struct):
         consent: Consent,
         terms: NetworkTerms | None = None,
         vouched: tuple[PeerId, ...] = (),
+        custody_bytes: int = CUSTODY_BYTES,
     ) -> Node:
         """A node that knows nothing yet; without ``terms`` the network asks for nothing.
 
@@ -147,7 +159,9 @@ class Node(msgspec.Struct):
         """
         here = Membership(NetworkTerms(network) if terms is None else terms)
         roster = Roster(here.terms, vouched)
-        return cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair(), roster)
+        node = cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair(), roster)
+        node.custody_bytes = custody_bytes
+        return node
 
     @property
     def jobs(self) -> dict[JobId, Job]:
@@ -265,6 +279,17 @@ class Node(msgspec.Struct):
                 if job is None or job.publisher is None:
                     return []
                 return self._close(job, completed=False, now=now)
+            case ev.InputsKnown(job=job_id, packs=packs):
+                job = self.jobs.get(job_id)
+                if job is None:
+                    return []
+                job.custody.inputs_known(job.manifest, packs, now)
+                return self._advance(job, now)
+            case ev.ChallengeAnswered(job=job_id):
+                job = self.jobs.get(job_id)
+                if job is not None:
+                    job.custody.challenged(event.digest, event.peer, event.verdict)
+                return []
             case ev.JobOpened(job=job_id):
                 return self._opened(job_id, now)
             case ev.JobUnavailable():
@@ -292,14 +317,18 @@ class Node(msgspec.Struct):
                 return []
             case ev.BlobArrived(job=job_id, ref=ref):
                 job = self.jobs.get(job_id)
-                if job is None or job.publisher is None:
+                if job is None:
                     return []
-                for number in job.publisher.arrived(ref):
+                job.custody.fetched(Digest(ref.sha256))
+                for number in () if job.publisher is None else job.publisher.arrived(ref):
                     job.settlement.touched[number] = True
                 return self._advance(job, now)
             case ev.BlobFailed(job=job_id, ref=ref):
                 job = self.jobs.get(job_id)
-                if job is not None and job.publisher is not None:
+                if job is None:
+                    return []
+                job.write(job.custody.not_fetched(Digest(ref.sha256), now), now)
+                if job.publisher is not None:
                     job.publisher.failed(ref, now)
                 return []
             case _:
@@ -342,6 +371,7 @@ class Node(msgspec.Struct):
         if own:
             self._outlive(frame)
         job.settlement.apply(frame, now, counts(job, self.standing), decide=False, own=own)
+        job.custody.applied(frame.frame)
         if own and job.volunteer is not None:
             job.volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
         return []
@@ -506,6 +536,7 @@ class Node(msgspec.Struct):
             own=own,
             settlement=Settlement.create(sealed.job, sealed.manifest, now, judge=own),
             log=FrameLog(sealed.job),
+            custody=Custody(self.me, self.coin),
             summary_at=now,
             first_seen=now,
         )
@@ -586,8 +617,9 @@ class Node(msgspec.Struct):
         return []
 
     def _sources(self, job: Job) -> tuple[PeerId, ...]:
-        """Who may have the job's blobs: its publisher, then everybody else who takes part."""
-        return self.membership.present_after(job.manifest.publisher)
+        """Who may have the job's blobs: its publisher, then its keepers, then all others here."""
+        publisher = job.manifest.publisher
+        return job.custody.input_sources(self.membership.present_after(publisher), publisher)
 
     def _close(self, job: Job, completed: bool, now: Millis) -> list[Effect]:
         assert job.publisher is not None
@@ -670,6 +702,7 @@ class Node(msgspec.Struct):
         outcome = job.settlement.apply(
             frame, now, counting, corner=self._corner, own=own, past=past
         )
+        job.custody.applied(frame.frame)
         self.ledger.seen(source, job.settlement, frame.frame, now)
         volunteer = job.volunteer or job.retired
         if own and volunteer is not None:
@@ -720,14 +753,7 @@ class Node(msgspec.Struct):
         if not self.restored or self.stopping or job.id not in self.jobs:
             return []
         sources = self._sources(job)
-        around = Around(
-            self.standing,
-            self.membership.here,
-            self.membership.numeric_class,
-            sources,
-            self._sharing(job),
-            self.paused,
-        )
+        around = self._around(job, sources)
         if job.publisher is not None:
             effects = publisher_round(job, around, now)
             judge, kinds = job.publisher.judge, self.standing.moves[job.id]
@@ -749,6 +775,34 @@ class Node(msgspec.Struct):
                 return []
             return volunteer.start_opening(job.settlement, sources)
         return volunteer_round(job, around, now)
+
+    def _around(self, job: Job, sources: tuple[PeerId, ...]) -> Around:
+        return Around(
+            self.standing,
+            self.membership.here,
+            self.membership.numeric_class,
+            sources,
+            self._sharing(job),
+            self.paused,
+            self.membership.volunteers(),
+            lambda length: self._has_room(job.manifest.publisher, length),
+        )
+
+    def _has_room(self, publisher: PeerId, length: int) -> bool:
+        """Whether so many more bytes may be kept for others, and for this publisher."""
+        theirs = [j.custody.used for j in self.jobs.values() if j.manifest.publisher == publisher]
+        if sum(theirs) + length > self.custody_bytes // 2:
+            return False
+        return self.kept_bytes + length <= self.custody_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """What this node keeps for others, or is fetching to keep."""
+        return sum(job.custody.used for job in self.jobs.values())
+
+    def kept(self, job: Job, now: Millis) -> dict[Digest, int]:
+        """Of the inputs of a job, how many keepers each has; empty while they are unknown."""
+        return job.custody.kept(neighbours(job, self._around(job, ())), now)
 
     def _worked(
         self, event: ev.UnitExecuted | ev.UnitFaulted | ev.UnitUnavailable, now: Millis

@@ -45,9 +45,14 @@ class Publisher(msgspec.Struct):
                 units.append(number)
 
     def advance(
-        self, settlement: Settlement, now: Millis, here: Callable[[PeerId], bool]
+        self,
+        settlement: Settlement,
+        now: Millis,
+        here: Callable[[PeerId], bool],
+        keepers: Callable[[Digest, Callable[[PeerId], bool]], list[PeerId]] = lambda *_: [],
     ) -> list[Effect]:
-        """Fetch what is wanted and not under way, a bounded number at a time."""
+        """Fetch what is wanted and not under way, a bounded number at a time: from those who voted
+        for it, then from its ``keepers``."""
         effects: list[Effect] = []
         for digest in list(self.wanted):
             if len(self.fetching) >= FETCHES_MAX:
@@ -61,6 +66,7 @@ class Publisher(msgspec.Struct):
                 self.failures.pop(digest, None)
                 continue
             sources = tuple(peer for peer in voters if here(peer))
+            sources += tuple(peer for peer in keepers(digest, here) if peer not in sources)
             if not sources:
                 self._later(digest, now)
                 continue

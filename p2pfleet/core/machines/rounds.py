@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from p2pfleet.core.effects import Effect, SaveMoves, SaveUnits, SaveWithdrawn, VoidMoves
+from p2pfleet.core.machines.custody import Neighbours
 from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.judge import POISONED
 from p2pfleet.core.machines.settlement import Outcome
@@ -30,6 +31,8 @@ class Around(msgspec.Struct):
     sources: tuple[PeerId, ...]
     volunteers: int
     paused: bool
+    willing: tuple[PeerId, ...] = ()
+    room: Callable[[int], bool] = lambda length: True
 
 
 def counts(job: Job, standing: Standing) -> Callable[[PeerId], bool]:
@@ -56,6 +59,7 @@ def publisher_round(job: Job, around: Around, now: Millis) -> list[Effect]:
         touched = sorted(settlement.touched)
         settlement.touched.clear()
         publisher.certified(settlement, touched)
+        job.custody.certified(settlement, touched)
         for number in touched:
             effects.extend(judge.review(settlement, number, now))
         for number in judge.ripe():
@@ -70,7 +74,32 @@ def publisher_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     effects.extend(judge.take_over(settlement, now, counting))
     if publisher.complete(settlement):
         job.write(judge.open_ringers(), now)
-    return effects + publisher.advance(settlement, now, around.present)
+    effects.extend(keep_round(job, around, now))
+    return effects + publisher.advance(settlement, now, around.present, job.custody.sources)
+
+
+def neighbours(job: Job, around: Around) -> Neighbours:
+    """The others, as the custody of a job sees them."""
+    volunteer = job.volunteer
+    return Neighbours(
+        volunteers=tuple(
+            peer
+            for peer in around.willing
+            if peer in job.participants and peer != job.manifest.publisher
+        ),
+        present=around.present,
+        counts=counts(job, around.standing),
+        room=around.room,
+        willing=volunteer is not None and volunteer.open and not around.paused,
+        busy=lambda number: volunteer is not None and number in volunteer.held,
+    )
+
+
+def keep_round(job: Job, around: Around, now: Millis) -> list[Effect]:
+    """See to it that the job's blobs have their copies."""
+    entries, effects = job.custody.advance(job.settlement, neighbours(job, around), now)
+    job.write(entries, now)
+    return effects
 
 
 def _move(job: Job, standing: Standing, now: Millis) -> list[Effect]:
@@ -100,6 +129,7 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     assert volunteer is not None
     counting = counts(job, around.standing)
     outcome = settlement.due(now, counting)
+    job.custody.certified(settlement, settlement.touched)
     numbers = sorted({*settlement.touched, *volunteer.due(now)})
     settlement.touched.clear()
     effects = rows(job, outcome)
@@ -112,6 +142,7 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
         volunteers=around.volunteers,
         paused=around.paused,
         alone=not around.present(job.manifest.publisher),
+        barred=lambda number: job.custody.barred(number, settlement),
     )
     job.write(entries, now)
-    return effects + more
+    return effects + more + keep_round(job, around, now)

@@ -53,6 +53,7 @@ SCAN_UNITS = 4_096
 YOUNG_CLAIM_MS = 1_000
 SLOW_UNIT_MS = 2_000
 COMPARE_RETRY_MS = 3_000
+BARRED_MS = 60_000
 RELEASED_FAULTS = ("wall", "killed", "crash")
 MISHAPS_MAX = 3
 MILLION = 1_000_000
@@ -193,11 +194,13 @@ class Volunteer(msgspec.Struct):
         volunteers: int,
         paused: bool,
         alone: bool,
+        barred: Callable[[int], bool] = lambda number: False,
     ) -> tuple[list[Entry], list[Effect]]:
         """Give up what is not needed; unless the owner paused the node, take on what is.
 
         ``sources`` may have the inputs; ``volunteers`` share the work, this one among them;
-        ``alone`` says that the publisher is away, so that volunteers have to audit each other.
+        ``alone`` says that the publisher is away, so that volunteers have to audit each other;
+        ``barred`` of which units another's output is here, which are others' affair for a while.
         """
         entries, effects = self._give_up(settlement, now, counts)
         entries.extend(self.reveal(settlement, now, counts))
@@ -216,7 +219,7 @@ class Volunteer(msgspec.Struct):
         if len(self.held) <= target // 2:
             debtor = settlement.in_debt(self.me, now)
             room = min(target - len(self.held), settlement.leases.room(self.me, now, debtor))
-            picked = self._pick(settlement, now, counts, room, alone)
+            picked = self._pick(settlement, now, counts, room, alone, barred)
             self.rescan_at = None if picked else Millis(now + RESCAN_MS)
             if picked:
                 until = Millis(now + settlement.manifest.lease_ms)
@@ -281,7 +284,13 @@ class Volunteer(msgspec.Struct):
         return entries, effects
 
     def _pick(
-        self, settlement: Settlement, now: Millis, counts: Counts, room: int, alone: bool
+        self,
+        settlement: Settlement,
+        now: Millis,
+        counts: Counts,
+        room: int,
+        alone: bool,
+        barred: Callable[[int], bool],
     ) -> list[int]:
         """Units to claim: first those that others have begun, so that answers meet."""
         picked: list[int] = []
@@ -289,7 +298,7 @@ class Volunteer(msgspec.Struct):
         for number in sorted(settlement.begun, key=lambda n: rule.rank(salt, n, self.me)):
             if len(picked) >= room:
                 return picked
-            if self._wants(settlement, number, now, counts, alone):
+            if self._wants(settlement, number, now, counts, alone, barred):
                 picked.append(number)
         total = len(self.order)
         for _ in range(min(total, SCAN_UNITS)):
@@ -298,13 +307,19 @@ class Volunteer(msgspec.Struct):
             number = self.order[self.cursor]
             self.cursor = (self.cursor + 1) % total
             if number not in settlement.begun and self._wants(
-                settlement, number, now, counts, alone
+                settlement, number, now, counts, alone, barred
             ):
                 picked.append(number)
         return picked
 
     def _wants(
-        self, settlement: Settlement, number: int, now: Millis, counts: Counts, alone: bool
+        self,
+        settlement: Settlement,
+        number: int,
+        now: Millis,
+        counts: Counts,
+        alone: bool,
+        barred: Callable[[int], bool],
     ) -> bool:
         if number in self.held or number in self.answers or number in self.refused:
             return False
@@ -316,7 +331,13 @@ class Volunteer(msgspec.Struct):
         wanted = settlement.missing(number, others, now) > 0
         if not wanted and alone and not others and self._audits(settlement, number):
             self.audits[number] = wanted = True
-        return wanted and settlement.eligible_at(number, self.me, now) <= now
+        if not wanted or settlement.eligible_at(number, self.me, now) > now:
+            return False
+        # Who could copy the answer stands back, as long as there may be somebody who could not.
+        stands_back = barred(number)
+        return not stands_back or (
+            not alone and now - settlement.units[number].latest_vote > BARRED_MS
+        )
 
     def _audits(self, settlement: Settlement, number: int) -> bool:
         """Whether to run a certified unit once more, while its publisher is away.

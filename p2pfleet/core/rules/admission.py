@@ -14,10 +14,12 @@ from p2pfleet.core.wire.messages import (
     Claim,
     Closure,
     Commit,
+    Drop,
     Endorse,
     Entry,
     Failure,
     Frame,
+    Keep,
     Manifest,
     OpenRingers,
     PeerRecord,
@@ -82,7 +84,7 @@ def judge_frame(frame: Frame, manifest: Manifest, terms: NetworkTerms) -> Verdic
 
 def _entry_fault(entry: Entry, manifest: Manifest) -> str:
     units = named_units(entry)
-    if max(units) >= manifest.units:
+    if max(units, default=0) >= manifest.units:
         return "the frame names a unit that the job does not have"
     match entry:
         case Reveal(items=items):
@@ -102,9 +104,20 @@ def _entry_fault(entry: Entry, manifest: Manifest) -> str:
     return ""
 
 
-def named_units(entry: Entry) -> tuple[int, ...]:
-    """The units that an entry is about; at least one."""
+def weight(entry: Entry) -> int:
+    """What an entry counts against its author's budget: one for each unit or blob it names."""
     match entry:
+        case Keep(digests=digests) | Drop(digests=digests):
+            return len(digests)
+        case _:
+            return len(named_units(entry))
+
+
+def named_units(entry: Entry) -> tuple[int, ...]:
+    """The units that an entry is about; none where it is about blobs."""
+    match entry:
+        case Keep() | Drop():
+            return ()
         case Claim(units=units) | Release(units=units):
             return units
         case Reveal(items=items):

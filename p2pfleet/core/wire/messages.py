@@ -56,6 +56,7 @@ INVITATION_USES_MAX = 256
 SEEN_MAX = 256
 SNAPSHOT_PEERS_MAX = 768
 RINGERS_MAX = 128
+CUSTODY_ITEMS_MAX = 256
 WORK_MAX = 2**62 - 1
 
 
@@ -332,7 +333,25 @@ class OpenRingers(_Entry, frozen=True, tag=8):
     ringers: Annotated[tuple[Ringer, ...], Meta(min_length=1, max_length=RINGERS_MAX)]
 
 
-Entry = Claim | Release | Reveal | Failure | Commit | Endorse | Audit | OpenRingers
+class _Blobs(_Entry, frozen=True):
+    digests: Annotated[tuple[DigestField, ...], Meta(min_length=1, max_length=CUSTODY_ITEMS_MAX)]
+
+    def __post_init__(self) -> None:
+        for one, two in pairwise(self.digests):
+            if one >= two:
+                raise ValueError("blobs must be in ascending order, each once")
+
+
+class Keep(_Blobs, frozen=True, tag=9):
+    """The author holds these blobs of the job durably (each named by its SHA-256), and serves them
+    to whom may have them until the job ends."""
+
+
+class Drop(_Blobs, frozen=True, tag=10):
+    """The author holds these blobs no more."""
+
+
+Entry = Claim | Release | Reveal | Failure | Commit | Endorse | Audit | OpenRingers | Keep | Drop
 PUBLISHER_ENTRIES = Audit | OpenRingers
 
 

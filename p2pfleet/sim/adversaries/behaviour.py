@@ -50,6 +50,10 @@ class Behaviour:
         """What an adversary commits to where it has not the output; ``None``: it cannot."""
         return None
 
+    def keeps(self, digest: Digest) -> bool:
+        """Whether it really keeps what it fetches to keep."""
+        return True
+
     def gives(self, output: Digest) -> bool:
         """Whether an adversary lets others have an output of its own."""
         return True

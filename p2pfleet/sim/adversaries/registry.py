@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from p2pfleet.sim.adversaries.behaviour import Behaviour
+from p2pfleet.sim.adversaries.boaster import Boaster
 from p2pfleet.sim.adversaries.colluder import Colluder
 from p2pfleet.sim.adversaries.copier import Copier
 from p2pfleet.sim.adversaries.crook import Crook
@@ -32,4 +33,5 @@ ADVERSARIES: dict[str, type[Behaviour]] = {
     "spammer": Spammer,
     "leaver": Leaver,
     "crook": Crook,
+    "boaster": Boaster,
 }

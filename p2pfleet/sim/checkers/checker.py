@@ -58,5 +58,8 @@ class Checker:
     def restored(self, machine: Machine) -> None:
         """A core has taken in what the disk holds."""
 
+    def died(self, machine: Machine) -> None:
+        """A machine broke for good."""
+
     def at_end(self) -> None:
         """The simulation is over."""
