@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -41,13 +41,15 @@ from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.closed import ADMISSION_FILE, opened_pages, read_admission
 from p2pfleet.runtime.driver import Driver
 from p2pfleet.runtime.gate import RosterGate, shown_by
+from p2pfleet.runtime.inputs import packs_known
+from p2pfleet.runtime.jobs_records import JobsRecords
 from p2pfleet.runtime.reception import announcement_validator, receive
 from p2pfleet.runtime.recording import Recorder
 from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.restoration import restore
 from p2pfleet.runtime.signing import Signer, open_sealed
 from p2pfleet.runtime.unit_run import run_unit
-from p2pfleet.runtime.workshop import Workshop
+from p2pfleet.runtime.workshop import Workshop, checked_table
 
 STOP_S = 1.5
 M_ARENA_MAX = -8  # malloc.h
@@ -210,6 +212,7 @@ async def _running(
             clock=clock,
             gate=members,
             swarm_key=config.network.swarm_key,
+            records=JobsRecords(config.network.terms, clock),
         ) as network,
         trio.open_nursery() as nursery,
     ):
@@ -255,6 +258,7 @@ async def _running(
                 consent,
                 config.network.terms,
                 _vouched(config),
+                config.custody_mb * 2**20,
             ),
             store=store,
             network=network,
@@ -283,7 +287,7 @@ async def _running(
         try:
             await nursery.start(workshop.run)
             await nursery.start(driver.run)
-            await _restore(driver, store, clock, network.addresses, config)
+            await _restore(driver, store, packs, clock, network.addresses, config)
             if members is not None:
                 network.reconsider()
                 nursery.start_soon(_tell_shown, members, driver)
@@ -303,6 +307,7 @@ async def _running(
 async def _restore(
     driver: Driver,
     store: SqliteStore,
+    packs: FilePacks,
     clock: SystemClock,
     addresses: tuple[str, ...],
     config: NodeConfig,
@@ -315,7 +320,23 @@ async def _restore(
     await driver.submit(ev.Started(incarnation, wall_ms, software, addresses, coin))
     notes = config.data_dir / SUBMITTED
     await restore(driver.submit, store, config.network, driver.node.me, notes)
+    await driver.durable()
+    own = [(job.id, job.manifest) for job in driver.node.jobs.values() if job.own]
+    for event in await trio.to_thread.run_sync(_inputs, own, packs):
+        await driver.submit(event)
     await driver.carry_out(ev.RestoreFinished())
+
+
+def _inputs(jobs: Sequence[tuple[JobId, Manifest]], packs: FilePacks) -> list[ev.InputsKnown]:
+    """What packs these jobs have, as far as their tables are here."""
+    known = []
+    for job, manifest in jobs:
+        try:
+            table = checked_table(packs.read(manifest.table), manifest)
+        except (KeyError, Malformed, P2pfleetError):
+            continue
+        known.append(packs_known(job, table))
+    return known
 
 
 __all__ = ["RunningNode", "SubmitRequest", "flip", "open_node"]

@@ -55,14 +55,18 @@ _ADDRESS = re.compile(
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,118}[A-Za-z0-9])?", re.ASCII)
 
 
+DISK_MB = 10240
+
+
 class NodeConfig(msgspec.Struct, frozen=True):
     """All that a node is told when it starts.
 
     ``listen`` and ``bootstrap`` are multiaddresses (``bootstrap``: the network file's, the
     configuration's and the command line's together); ``slots`` is how many units run at once, each
     with one thread, 0 unless the node volunteers. ``memory_mb`` caps one child, ``disk_mb`` all
-    that the node keeps, ``unit_cpu_s`` the processor time of one unit, whatever a job asks for
-    (MiB, MiB, seconds). ``cpu_percent`` is the share of the time in which children compute.
+    that the node keeps, ``custody_mb`` what of it is kept for others' sake, ``unit_cpu_s`` the
+    processor time of one unit, whatever a job asks for (MiB, MiB, MiB, seconds). ``cpu_percent``
+    is the share of the time in which children compute.
     ``contrib_ops`` admits operators of the domain com.microsoft. ``trusted_publishers`` are those
     whose work may run where the sandbox is too weak for strangers'.
     """
@@ -74,7 +78,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     roles: tuple[str, ...]
     slots: int
     memory_mb: int = 2048
-    disk_mb: int = 10240
+    disk_mb: int = DISK_MB
+    custody_mb: int = DISK_MB // 4
     unit_cpu_s: int = 3600
     cpu_percent: int = 100
     contrib_ops: bool = False
@@ -111,6 +116,7 @@ _NODE_KEYS: dict[str, Any] = {
     "slots": Annotated[int, Meta(ge=0, le=1024)],
     "memory_mb": Annotated[int, Meta(ge=64, le=2**20)],
     "disk_mb": Annotated[int, Meta(ge=64, le=2**30)],
+    "custody_mb": Annotated[int, Meta(ge=0, le=2**30)],
     "unit_cpu_s": Annotated[int, Meta(ge=1, le=24 * 3600)],
     "cpu_percent": Annotated[int, Meta(ge=1, le=100)],
     "contrib_ops": bool,
@@ -198,6 +204,13 @@ def load_config(
     elif asked == 0 and "volunteer" in chosen:
         mistakes.add("slots", "a volunteer needs at least 1; take it out of roles to run nothing")
 
+    disk_mb = values.get("disk_mb", DISK_MB)
+    custody_mb = values.get("custody_mb", disk_mb // 4)
+    if custody_mb > disk_mb:
+        mistakes.add(
+            "custody_mb",
+            f"{custody_mb} MiB for others are more than the {disk_mb} MiB of disk_mb",
+        )
     trusted = _peers(values.get("trusted_publishers", ()), "trusted_publishers", mistakes)
     found = _find_network(file, folder, network, values.get("network"), mistakes)
     if mistakes.found or found is None:
@@ -216,6 +229,7 @@ def load_config(
         roles=chosen,
         slots=(asked or 1) if "volunteer" in chosen else 0,
         trusted_publishers=trusted,
+        custody_mb=custody_mb,
         **{
             key: values[key]
             for key in (

@@ -90,6 +90,14 @@ class Network(Protocol):
         """Whom the :class:`MemberGate` admits has changed: part from all others, dial the new."""
         ...
 
+    async def put_record(self, key: str, data: bytes) -> bool:
+        """Store a value under a key of the DHT; whether anybody took it. Slow, and may be lost."""
+        ...
+
+    async def get_record(self, key: str) -> bytes | None:
+        """The best value that the DHT has for a key, if it is found in time. Slow."""
+        ...
+
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be; Rejects lead to disconnection."""
         ...
@@ -108,6 +116,18 @@ class MemberGate(Protocol):
 
     def proof(self) -> bytes:
         """What this node shows in the handshake of connections that it opens; may be empty."""
+        ...
+
+
+class RecordRule(Protocol):
+    """What may be stored under a key of the DHT. Must be quick."""
+
+    def validate(self, key: str, data: bytes) -> None:
+        """Raises :class:`Malformed` for what must not be stored under ``key``."""
+        ...
+
+    def select(self, key: str, values: Sequence[bytes]) -> int:
+        """Which of several valid values of ``key`` stays."""
         ...
 
 
@@ -289,6 +309,10 @@ class Store(AddressBook, Protocol):
 
     def acceptances(self) -> list[Sealed]:
         """The acceptances of invited peers, in the order in which they were first saved."""
+        ...
+
+    def jobs_records(self) -> list[Sealed]:
+        """The newest record of its jobs of each publisher that one is kept of, by publisher."""
         ...
 
     def jobs(self) -> list[StoredJob]:

@@ -72,6 +72,7 @@ class Draft(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     ringers: tuple[Ringer, ...] = ()
     ringers_secret: bytes = b""
+    table: UnitTable | None = None
 
     def terms(self) -> dict[str, Any]:
         """What the job asks for, in plain words and numbers."""
@@ -176,6 +177,7 @@ async def prepare(
         (*trial.notes, *more.notes),
         ringers.ringers,
         ringers.secret if ringers.ringers else b"",
+        table,
     )
 
 

@@ -27,6 +27,7 @@ from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
 from p2pfleet.core.machines.units import Unit
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
 from p2pfleet.core.model.job import BlobRef
+from p2pfleet.core.rules.jobs_record import jobs_key
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.credit import credit_view, export_receipts
@@ -36,6 +37,8 @@ from p2pfleet.results import Progress, write_results
 from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.closed import opened_pages
 from p2pfleet.runtime.driver import Driver
+from p2pfleet.runtime.inputs import packs_known
+from p2pfleet.runtime.jobs_records import opened_record
 from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.signing import open_sealed
 from p2pfleet.runtime.unit_run import UNIT_RUN, decided_unit
@@ -124,6 +127,8 @@ class RunningNode:
                     "most).",
                     ExitCode.USAGE,
                 )
+            if draft.table is not None:
+                await self._driver.submit(packs_known(sealed_id, draft.table))
             if draft.ringers:
                 await self._driver.submit(
                     ev.RingersKnown(sealed_id, draft.ringers_secret, draft.ringers)
@@ -212,6 +217,21 @@ class RunningNode:
             lasted_ms=0,
             failures=tuple(failed[:FAILURES_KEPT]),
         )
+
+    async def recall(self) -> None:
+        """Take up again whatever jobs of this node's own others still know: its folder may be new.
+
+        Returns once that is asked for, and the DHT was asked for the record of them.
+        """
+        await self._driver.carry_out(ev.JobsWanted())
+        data = await self._network.get_record(jobs_key(self.peer))
+        if data is None:
+            return
+        try:
+            record = opened_record(data)
+        except Malformed:
+            return  # it was judged when it came, so it is our own that is damaged
+        await self._driver.carry_out(ev.JobsRecordReceived(self.peer, record))
 
     async def cancel(self, job: JobId) -> None:
         """End an own job; what is certified stays."""
@@ -328,6 +348,8 @@ class RunningNode:
                 "memory_mb": self._config.memory_mb,
                 "cpu_percent": self._workshop.cpu_percent,
                 "disk_mb": self._config.disk_mb,
+                "custody_mb": self._config.custody_mb,
+                "custody_used_mb": round(node.kept_bytes / 2**20, 1),
                 "unit_cpu_s": self._config.unit_cpu_s,
             },
             "uptime_s": round(time.monotonic() - self._started, 1),
@@ -456,6 +478,10 @@ class RunningNode:
             await self.cancel(self.find_job(_text(params, "job")))
             return {}
 
+        async def recall(_: Mapping[str, Any]) -> Any:
+            await self.recall()
+            return {}
+
         async def results(params: Mapping[str, Any]) -> Any:
             found = self.find_job(_text(params, "job"))
             return await self.results(found, Path(_text(params, "output")))
@@ -519,8 +545,8 @@ class RunningNode:
         return {
             method.__name__: method
             for method in (
-                ping, status, peers, jobs, job, cancel, results, submit, unit_run, reputation,
-                credit, pause, resume, stop, members, reload_network,
+                ping, status, peers, jobs, job, cancel, recall, results, submit, unit_run,
+                reputation, credit, pause, resume, stop, members, reload_network,
             )
         }  # fmt: skip
 

@@ -19,6 +19,7 @@ from typing import Any
 import independent as rules
 import independent_closed as closing
 import independent_credit as crediting
+import independent_custody as keeping
 import independent_trust as trust
 from nacl.signing import SigningKey
 
@@ -340,6 +341,29 @@ def swarm_keys(case: dict[str, Any]) -> Iterator[Any]:
     yield [one.hex() for one in found], case["sent"]
 
 
+def custody(case: dict[str, Any]) -> Iterator[Any]:
+    if case["judged"] == "order":
+        ranks = [
+            [peer, keeping.rank(case["job"], case["digest"], peer)] for peer, _ in case["ranks"]
+        ]
+        yield sorted(ranks, key=lambda row: str(row[1])), case["ranks"]
+    elif case["judged"] == "wait":
+        given = [case[name] for name in ("place", "missing", "length")]
+        yield keeping.wait_ms(*given), case["wait_ms"]
+    elif case["judged"] == "meant":
+        given = [case[name] for name in ("missing", "short_ms", "length")]
+        yield keeping.meant(*given), case["meant"]
+    elif case["judged"] == "newest":
+        highest = max(case["sequences"])
+        yield case["sequences"].index(highest), case["newest"]
+    else:
+        name, record = rules.verified(case["record"])
+        yield name, case["hash"]
+        yield keeping.jobs_key(record["publisher"]), case["key"]
+        network, bits = rules.network_id(**case["network"]), case["network"]["puzzle_bits"]
+        yield keeping.judge_record(record, network, bits, case["wall_ms"]), case["verdict"]
+
+
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "identities": identities, "networks": networks, "puzzles": puzzles,
     "cids": cids, "job_ids": job_ids, "messages": messages, "refused": refused,
@@ -350,6 +374,7 @@ FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "rankings": rankings, "certificates": certificates, "snapshots": snapshots,
     "evidence": evidence, "reputation": reputation,
     "credit": credit, "closed": closed, "swarm_keys": swarm_keys,
+    "custody": custody,
 }  # fmt: skip
 
 

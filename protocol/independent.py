@@ -157,6 +157,8 @@ ENTRY = tagged(
     (7, "Audit", record(unit=UNIT, digest=HASH)),
     (8, "OpenRingers", record(
         secret=HASH, ringers=many(record(unit=UNIT, digest=HASH), 1, 128))),
+    (9, "Keep", record(digests=ascending(None, many(HASH, 1, 256)))),
+    (10, "Drop", record(digests=ascending(None, many(HASH, 1, 256)))),
 )  # fmt: skip
 SEALED = record(body=octets(1, 32 * 1024), signer=HASH, signature=KEY_SIGNATURE)
 MEMBER_NAME = text(0, 40, "[^\\x00-\\x1f\\x7f]*")
@@ -197,6 +199,9 @@ BODY = tagged(
     ("p2pfleet/1/receipt", "Receipt", record(
         network=HASH, job=HASH, publisher=HASH, peer=HASH, number=COUNT, units=whole(1, 10**6),
         work=whole(1, 2**62 - 1), credit=whole(1, 2**63 - 2), issued_ms=COUNT)),
+    ("p2pfleet/1/jobs", "JobsRecord", record(
+        network=HASH, publisher=HASH, sequence=COUNT, issued_ms=COUNT, expires_ms=COUNT,
+        jobs=ascending("job", many(record(job=HASH, expires_ms=COUNT), 0, 256)))),
 )  # fmt: skip
 POSITION = record(author=HASH, incarnation=COUNT, next_sequence=COUNT)
 MESSAGE = tagged(
@@ -347,7 +352,7 @@ def open_sealed(sealed: dict[str, Any]) -> dict[str, Any]:
     named = {"Manifest": "publisher", "Closure": "publisher", "PeerRecord": "peer",
              "Requirement": "owner", "Frame": "author", "Snapshot": "publisher",
              "Receipt": "publisher", "Members": "owner", "Invitation": "owner",
-             "Admission": "key", "Acceptance": "member"}  # fmt: skip
+             "Admission": "key", "Acceptance": "member", "JobsRecord": "publisher"}  # fmt: skip
     need(value[named[value["is"]]] == sealed["signer"], "signer")
     if value["is"] in ("Admission", "Acceptance"):
         inner = "invitation" if value["is"] == "Admission" else "admission"
@@ -479,7 +484,7 @@ def judge_frame(frame: dict[str, Any], manifest: dict[str, Any], bits: int) -> s
     for entry in frame["entries"]:
         if (entry["is"] in ("Audit", "OpenRingers")) != (frame["author"] == manifest["publisher"]):
             return "reject publisher"
-        if max(units_of(entry)) >= manifest["units"]:
+        if max(units_of(entry), default=0) >= manifest["units"]:
             return "reject unit"
         items = entry.get("items", [])
         if any(one.get("length", 0) > manifest["limits"]["output_bytes"] for one in items):
@@ -495,6 +500,8 @@ def judge_frame(frame: dict[str, Any], manifest: dict[str, Any], bits: int) -> s
 
 def units_of(entry: dict[str, Any]) -> list[int]:
     """The units that an entry is about."""
+    if "digests" in entry:
+        return []
     listed = entry.get("items", entry.get("ringers"))
     if listed is not None:
         return [one["unit"] for one in listed]

@@ -66,6 +66,10 @@ def limits_text(limits: dict[str, Any]) -> str:
     disk = f"{limits['disk_mb']} MiB of disk"
     if "disk_used_mb" in limits:
         disk += f" ({limits['disk_used_mb']:g} used)"
+    if "custody_mb" in limits:
+        disk += (
+            f", {limits['custody_mb']} MiB of that for others ({limits['custody_used_mb']:g} used)"
+        )
     return (
         f"{limits['threads']} threads, {limits['cpu_percent']} % of the time, "
         f"{limits['memory_mb']} MiB and {limits['unit_cpu_s']} s a unit, {disk}"

@@ -24,6 +24,7 @@ MEANINGS = {
     ExitCode.NO_NODE: "no node is running there, or it does not answer",
     ExitCode.NO_PEERS: "no other node takes part",
     ExitCode.DAMAGED: "a file of p2pfleet is damaged",
+    ExitCode.UNKEPT: "published, but not kept by enough others for the publisher to leave",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C or SIGTERM)",
 }
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pfleet.cli.control import client_of
+from p2pfleet.cli.custody import PATIENCE_S as KEEP_PATIENCE_S
+from p2pfleet.cli.custody import keep_inside, keep_through
 from p2pfleet.cli.folders import Place, join_network, remembered_network, set_up
 from p2pfleet.cli.identity_making import make_identity
 from p2pfleet.cli.interruptions import Interruptions
@@ -36,7 +38,7 @@ class _Submit(click.Command):
         return super().parse_args(ctx, alone_tolerances(args))
 
 
-@click.command(cls=_Submit, epilog=exit_codes(ExitCode.NO_PEERS, ExitCode.DAMAGED))
+@click.command(cls=_Submit, epilog=exit_codes(ExitCode.NO_PEERS, ExitCode.DAMAGED, ExitCode.UNKEPT))
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
@@ -111,6 +113,11 @@ class _Submit(click.Command):
     help="Refuse what would be warned of: above all a job whose answer depends on the last digits.",
 )  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait until the job is over.")
+@click.option(
+    "--detach", is_flag=True,
+    help="Return as soon as three volunteers keep the model and every input: then this machine may "
+    "go, and come back for the results.",
+)  # fmt: skip
 @click.option("--wait-for-peers", is_flag=True, help="Wait for volunteers however long it takes.")
 @click.option(
     "--output", "folder", metavar="DIR", type=click.Path(path_type=Path),
@@ -127,6 +134,7 @@ def submit(
     inputs: tuple[Path, ...],
     folder: Path | None,
     wait: bool,
+    detach: bool,
     wait_for_peers: bool,
     **terms: Any,
 ) -> int:
@@ -146,7 +154,16 @@ def submit(
 
     If a node runs in the data folder it publishes the job. Else this command is the publisher until
     the job is over; when it is interrupted, 'p2pfleet run' goes on with the job.
+
+    With --detach the publisher may leave: volunteers finish the job and keep the results until it
+    comes back ('p2pfleet job results', or 'p2pfleet run'), or the job expires.
     """
+    if detach and (wait or folder is not None):
+        raise P2pfleetError(
+            "--detach returns before there are results, --wait and --output wait for them.",
+            "Leave one of them out.",
+            ExitCode.USAGE,
+        )
     request = make_request(model, inputs, **terms)
     results = check_results_folder(folder) if folder is not None else None
     patience_s = None if wait_for_peers else PATIENCE_S
@@ -154,17 +171,18 @@ def submit(
     findings = Findings()
     try:
         if client.alive():
-            must_wait = wait or wait_for_peers or results is not None
+            must_wait = wait or detach or wait_for_peers or results is not None
+            waits = patience_s if must_wait else -1.0
             found = _submit_through(
-                client, place, output, request, results, patience_s if must_wait else -1.0, findings
+                client, place, output, request, results, waits, findings, detach
             )
         else:
-            found = _submit_embedded(place, output, request, results, patience_s, findings)
+            found = _submit_embedded(place, output, request, results, patience_s, findings, detach)
     except CommandFailed as failed:
         failed.document.setdefault("warnings", findings.warnings)
         failed.document.setdefault("terms", findings.terms)
         raise
-    return _finish(output, found, results, findings)
+    return _finish(output, found, results, findings, _where(place) if detach else None)
 
 
 class Findings:
@@ -200,6 +218,7 @@ def _submit_through(
     results: Path | None,
     patience_s: float | None,
     findings: Findings,
+    detach: bool = False,
 ) -> dict[str, Any]:
     """Publish with the node behind ``client``; negative patience: do not wait at all."""
     network = client.call("status")["network"]
@@ -221,6 +240,10 @@ def _submit_through(
     where = _where(place)
     try:
         with Interruptions().raised():
+            if detach:
+                patience = None if patience_s is None else KEEP_PATIENCE_S
+                keep = "keep this node running until the job is over"
+                return keep_through(client, job, output, patience, keep)
             found = wait_through(
                 client, job, output, patience_s, "The node keeps the job and goes on with it."
             )
@@ -246,10 +269,11 @@ def _submit_embedded(
     results: Path | None,
     patience_s: float | None,
     findings: Findings,
+    detach: bool = False,
 ) -> dict[str, Any]:
     from p2pfleet.cli.embedded import with_node
 
-    _ready_folder(place)
+    ready_folder(place)
     config = load_config(None, data_dir=place.folder, network=place.network, roles=("publisher",))
     log_to_file(config.data_dir / "submit.log", "debug" if output.debug else config.log_level)
     where = f" --data-dir {shlex.quote(str(config.data_dir))}"
@@ -268,6 +292,10 @@ def _submit_embedded(
         published.append(job.hex())
         output.early(job.hex())
         findings.show(output)
+        if detach:
+            patience = None if patience_s is None else KEEP_PATIENCE_S
+            keep = f"p2pfleet run{where}"
+            return await keep_inside(node, job, output, patience, keep)
         found = await wait_inside(node, job, output, patience_s, go_on)
         if results is not None:
             await node.results(job, results)
@@ -298,7 +326,7 @@ def _submit_embedded(
     )
 
 
-def _ready_folder(place: Place) -> None:
+def ready_folder(place: Place) -> None:
     """Give a folder that was never set up the configuration of a publisher: it ran nothing for
     others before, and must not begin to because 'run' goes on with a job later."""
     known = remembered_network(place.folder)
@@ -315,7 +343,13 @@ def _where(place: Place) -> str:
     return f" --data-dir {shlex.quote(str(place.data_dir))}" if place.data_dir else ""
 
 
-def _finish(output: Output, found: dict[str, Any], results: Path | None, findings: Findings) -> int:
+def _finish(
+    output: Output,
+    found: dict[str, Any],
+    results: Path | None,
+    findings: Findings,
+    detached: str | None = None,
+) -> int:
     over = found["state"] != "active"
     document = {
         "job": found,
@@ -323,6 +357,13 @@ def _finish(output: Output, found: dict[str, Any], results: Path | None, finding
         "warnings": findings.warnings,
         "terms": findings.terms,
     }
+    if not over and detached is not None:
+        output.result(document, [])
+        output.note(
+            "This machine may go now. Its results later: "
+            f"p2pfleet job results {found['id'][:12]} --output DIR{detached}"
+        )
+        return ExitCode.OK
     if not over:
         output.result(document, [])
         output.note(f"published {found['units']} units; see: p2pfleet job watch {found['id'][:12]}")

@@ -197,6 +197,18 @@ class DropAcceptance(_Effect, frozen=True, tag="DropAcceptance"):
     peer: PeerId
 
 
+class SaveJobsRecord(_Effect, frozen=True, tag="SaveJobsRecord"):
+    """A publisher's newest record of its jobs; it replaces the one before."""
+
+    record: Sealed
+
+
+class ForgetJobsRecord(_Effect, frozen=True, tag="ForgetJobsRecord"):
+    """No job of this publisher's is kept here any more."""
+
+    publisher: PeerId
+
+
 class ForgetJob(_Effect, frozen=True, tag="ForgetJob"):
     """Drop the frames, seeds, snapshots and the ledger of a job; moves and receipts stay."""
 
@@ -221,6 +233,8 @@ Write = (
     | SaveMembers
     | SaveAcceptance
     | DropAcceptance
+    | SaveJobsRecord
+    | ForgetJobsRecord
     | ForgetJob
 )
 
@@ -265,6 +279,12 @@ class SendReceipts(_Effect, frozen=True, tag="SendReceipts"):
 
 class Gossip(_Effect, frozen=True, tag="Gossip"):
     """Gossip a manifest or a closure to the whole network."""
+
+    sealed: Sealed
+
+
+class PublishRecord(_Effect, frozen=True, tag="PublishRecord"):
+    """Put a jobs record into the DHT."""
 
     sealed: Sealed
 
@@ -406,6 +426,7 @@ Act = (
     | SendFrames
     | SendReceipts
     | Gossip
+    | PublishRecord
     | Report
     | Reconsider
     | OpenJob

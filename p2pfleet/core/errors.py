@@ -23,6 +23,7 @@ class ExitCode(enum.IntEnum):
     NO_NODE = 4
     NO_PEERS = 5
     DAMAGED = 6
+    UNKEPT = 7
     INTERRUPTED = 130
 
 

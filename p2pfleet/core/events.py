@@ -13,6 +13,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -235,6 +236,19 @@ class ReceiptReceived(_Event, frozen=True, tag="ReceiptReceived"):
     receipt: VerifiedReceipt
 
 
+class JobsRecordReceived(_Event, frozen=True, tag="JobsRecordReceived"):
+    """A publisher's record of its jobs, from ``source`` (the node's own id: signed here, or found
+    in the store or the DHT)."""
+
+    source: PeerId
+    record: VerifiedJobsRecord
+
+
+class JobsWanted(_Event, frozen=True, tag="JobsWanted"):
+    """The person at this node wants its own jobs back that others still know, whatever became of
+    its folder."""
+
+
 class ProofReceived(_Event, frozen=True, tag="ProofReceived"):
     """Two frames that are said to prove a fault of their author, from ``source``."""
 
@@ -400,6 +414,8 @@ Event = (
     | RosterSummaryReceived
     | SnapshotReceived
     | ReceiptReceived
+    | JobsRecordReceived
+    | JobsWanted
     | ProofReceived
     | RingersKnown
     | CancelRequested

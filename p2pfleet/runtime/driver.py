@@ -15,6 +15,7 @@ import trio
 
 from p2pfleet.core.effects import (
     Act,
+    Challenge,
     CheckCommitments,
     Compare,
     Effect,
@@ -24,6 +25,7 @@ from p2pfleet.core.effects import (
     MakeCommitments,
     OpenJob,
     Prove,
+    PublishRecord,
     Reconsider,
     Report,
     Send,
@@ -41,6 +43,7 @@ from p2pfleet.core.events import (
     ClosureReceived,
     Event,
     FrameReceived,
+    JobsRecordReceived,
     ManifestReceived,
     MembersReceived,
     PeerDisconnected,
@@ -53,14 +56,16 @@ from p2pfleet.core.events import (
 )
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.ids import Millis, PeerId
+from p2pfleet.core.rules.jobs_record import jobs_key
 from p2pfleet.core.wire.codec import encode
-from p2pfleet.core.wire.messages import Deliver, Manifest, Message, SignedBody
+from p2pfleet.core.wire.messages import Deliver, Manifest, Message, Sealed, SignedBody
 from p2pfleet.core.wire.verified import (
     VerifiedAcceptance,
     VerifiedAdmission,
     VerifiedClosure,
     VerifiedFrame,
     VerifiedInvitation,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -220,6 +225,8 @@ class Driver:
                 return RequirementReceived(me, verified)
             case VerifiedSnapshot():
                 return SnapshotReceived(me, verified)
+            case VerifiedJobsRecord():
+                return JobsRecordReceived(me, verified)
             case VerifiedReceipt():
                 return ReceiptReceived(me, verified)
             case VerifiedAcceptance():
@@ -244,6 +251,8 @@ class Driver:
                 nursery.start_soon(self._send_receipts, effect)
             case Prove():
                 nursery.start_soon(self._prove, effect)
+            case PublishRecord(sealed=sealed):
+                nursery.start_soon(self._publish_record, sealed)
             case Gossip(sealed=sealed):
                 nursery.start_soon(self._network.announce, encode(sealed))
             case Report(peer=peer, verdict=verdict):
@@ -254,7 +263,7 @@ class Driver:
                 self._network.reconsider()
             case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():
                 self._workshop.act(effect)
-            case MakeCommitments() | CheckCommitments() | Compare():
+            case MakeCommitments() | CheckCommitments() | Compare() | Challenge():
                 self._workshop.act(effect)
             case _:
                 assert_never(effect)
@@ -306,6 +315,12 @@ class Driver:
             return
         if isinstance(first, VerifiedFrame) and isinstance(second, VerifiedFrame):
             await self.submit(ProofReceived(self._signer.peer, first, second))
+
+    async def _publish_record(self, sealed: Sealed) -> None:
+        """Put a jobs record into the DHT; it is put again now and then, so once may fail."""
+        key = jobs_key(sealed.signer)
+        if not await self._network.put_record(key, encode(sealed)):
+            log.debug("the record %s could not be stored anywhere", key)
 
     async def _send_frames(self, effect: SendFrames) -> None:
         frames = await trio.to_thread.run_sync(

@@ -11,13 +11,30 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from p2pfleet.core.errors import Malformed
-from p2pfleet.core.model.ids import Cid, JobId, PeerId, cid_from_sha256, cid_sha256, sha256
+from p2pfleet.core.events import InputsKnown
+from p2pfleet.core.model.ids import Cid, Digest, JobId, PeerId, cid_from_sha256, cid_sha256, sha256
 from p2pfleet.core.model.job import BlobRef, UnitTable
 from p2pfleet.ports import Packs
 
 WHOLE_PACK_BYTES = 2**20
 
 Fetch = Callable[[JobId, BlobRef, Sequence[PeerId]], Awaitable[None]]
+
+
+def pack_sizes(table: UnitTable) -> dict[int, int]:
+    """How many bytes each pack of a table has, by its number: a pack is its members, one after the
+    other, so that its last unit ends it."""
+    sizes: dict[int, int] = {}
+    for unit in table.units:
+        sizes[unit.pack] = max(unit.offset + unit.length, sizes.get(unit.pack, 0))
+    return sizes
+
+
+def packs_known(job: JobId, table: UnitTable) -> InputsKnown:
+    """What the core needs to know of a job's packs."""
+    sizes = pack_sizes(table)
+    named = {Digest(cid_sha256(table.packs[number])): size for number, size in sizes.items()}
+    return InputsKnown(job, tuple(sorted(named.items())))
 
 
 class Inputs:
@@ -30,10 +47,7 @@ class Inputs:
         self._fetch = fetch
         self._locks: dict[Cid, trio.Lock] = {}
         self._here: set[Cid] = set()
-        self._sizes: dict[int, int] = {}
-        for unit in table.units:
-            end = unit.offset + unit.length
-            self._sizes[unit.pack] = max(end, self._sizes.get(unit.pack, 0))
+        self._sizes = pack_sizes(table)
 
     async def get(self, number: int, sources: Sequence[PeerId]) -> bytes:
         """The bundle of unit ``number``, its hash checked.
@@ -44,8 +58,8 @@ class Inputs:
         unit = self._table.units[number]
         pack = self._table.packs[unit.pack]
         size = self._sizes[unit.pack]
-        if size <= WHOLE_PACK_BYTES:
-            # A pack is exactly its members one after the other, so its last unit ends it.
+        whole = size <= WHOLE_PACK_BYTES or await trio.to_thread.run_sync(self._packs.has, pack)
+        if whole:
             ref = BlobRef(pack, 0, size, cid_sha256(pack))
         else:
             ref = BlobRef(pack, unit.offset, unit.length, bytes(unit.sha256))

@@ -18,6 +18,7 @@ from p2pfleet.core.events import (
     FrameReceived,
     FramesSummaryReceived,
     HelloReceived,
+    JobsRecordReceived,
     JobsSummaryReceived,
     ManifestReceived,
     MembersReceived,
@@ -53,6 +54,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedInvitation,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -172,6 +174,8 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
             return RequirementReceived(peer, verified)
         case VerifiedSnapshot():
             return SnapshotReceived(peer, verified)
+        case VerifiedJobsRecord():
+            return JobsRecordReceived(peer, verified)
         case VerifiedReceipt():
             return ReceiptReceived(peer, verified)
         case VerifiedMembers():

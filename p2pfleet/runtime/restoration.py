@@ -28,6 +28,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedAcceptance,
     VerifiedClosure,
     VerifiedFrame,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -61,6 +62,9 @@ async def restore(
     for proof in await trio.to_thread.run_sync(_proofs, store):
         if proof.first.frame.network == network.id:
             await submit(proof)
+    for record in await trio.to_thread.run_sync(_jobs_records, store):
+        if record.record.network == network.id:
+            await submit(ev.JobsRecordReceived(me, record))
     jobs: dict[JobId, ev.JobRestored] = {}
     for stored in await trio.to_thread.run_sync(store.jobs):
         job = await trio.to_thread.run_sync(_job, store, stored)
@@ -122,6 +126,19 @@ def _opened(kept: Sequence[Sealed]) -> list[Verified]:
         except Malformed as error:
             log.warning("a word on who belongs to the network is damaged in the store: %s", error)
     return found
+
+
+def _jobs_records(store: Store) -> list[VerifiedJobsRecord]:
+    restored = []
+    for sealed in store.jobs_records():
+        try:
+            verified = open_sealed(sealed)
+        except Malformed as error:
+            log.warning("a jobs record in the store is damaged and is left out: %s", error)
+            continue
+        if isinstance(verified, VerifiedJobsRecord):
+            restored.append(verified)
+    return restored
 
 
 def _proofs(store: Store) -> list[ev.ProofRestored]:

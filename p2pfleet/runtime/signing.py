@@ -21,6 +21,7 @@ from p2pfleet.core.wire.messages import (
     Closure,
     Frame,
     Invitation,
+    JobsRecord,
     Manifest,
     Members,
     PeerRecord,
@@ -37,6 +38,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedInvitation,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -97,6 +99,8 @@ def _opened(sealed: Sealed, body: SignedBody) -> Verified:
             verified = VerifiedFrame(sealed, FrameHash(sealed.hash), body)
         case Snapshot():
             verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case JobsRecord():
+            verified = VerifiedJobsRecord(sealed, body)
         case Receipt():
             verified = VerifiedReceipt(sealed, body)
         case Members():

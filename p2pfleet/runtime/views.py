@@ -9,6 +9,7 @@ from p2pfleet.core.machines.node import Node
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.model.ids import JobId, Millis, PeerId, peer_text
 from p2pfleet.core.model.job import FixedQuorum, StopRule
+from p2pfleet.core.rules.custody import COPIES
 from p2pfleet.core.rules.reputation import score, served
 from p2pfleet.ports import SandboxReport
 
@@ -30,6 +31,27 @@ def job_view(node: Node, job: Job, now: Millis) -> dict[str, Any]:
         **ended_view(job.ended("active", None, now)),
         "running": job.settlement.running(now),
         "reason": _job_reason(node, job),
+        "custody": custody_view(node, job, now),
+    }
+
+
+def custody_view(node: Node, job: Job, now: Millis) -> dict[str, Any]:
+    """Who keeps what the job needs, as this node sees it.
+
+    ``blobs`` are model, table and packs, ``kept`` those of them that have all their ``copies``;
+    ``keepers`` keep anything. ``recorded``: the job stands in its publisher's signed record. Where
+    the table is unknown yet, ``blobs`` is 0.
+    """
+    found = node.kept(job, now)
+    record = node.directory.records.get(job.manifest.publisher)
+    return {
+        "copies": COPIES,
+        "blobs": len(found),
+        "kept": sum(count >= COPIES for count in found.values()),
+        "signed": sum(min(COPIES, count) for count in found.values()),
+        "keepers": len(job.custody.custodians),
+        "mine": len(job.custody.mine),
+        "recorded": record is not None and any(row.job == job.id for row in record.record.jobs),
     }
 
 
@@ -56,6 +78,7 @@ def ended_view(job: Ended) -> dict[str, Any]:
         "seconds": round(job.lasted_ms / 1000, 3),
         "reason": job.reason,
         "failures": [{"unit": unit, "reason": reason} for unit, reason in job.failures],
+        "custody": None,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from p2pfleet.core.effects import (
+    Challenge,
     CheckCommitments,
     Compare,
     Execute,
@@ -29,6 +30,7 @@ from p2pfleet.core.errors import Malformed, P2pfleetError
 from p2pfleet.core.events import (
     BlobArrived,
     BlobFailed,
+    ChallengeAnswered,
     CommitmentsMade,
     Compared,
     Event,
@@ -61,9 +63,10 @@ from p2pfleet.ports import (
 )
 from p2pfleet.runtime.children import Children
 from p2pfleet.runtime.governor import Governor
-from p2pfleet.runtime.inputs import Inputs
+from p2pfleet.runtime.inputs import Inputs, packs_known
 from p2pfleet.runtime.keeping import Finished, Keeper, Submit
 from p2pfleet.runtime.outputs import UNAVAILABLE, Outputs, unchecked
+from p2pfleet.runtime.samples import UNASKED, Samples
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ Order = (
     | ShutJob
     | SetPaused
     | Fetch
+    | Challenge
     | MakeCommitments
     | CheckCommitments
     | Compare
@@ -133,6 +137,7 @@ class Workshop:
         self._children = Children(sandbox, slots, self._governor)
         self._own_children = Children(own, 1, self._governor)
         self._kept = Outputs(packs, bulk, me, network)
+        self._samples = Samples(packs, bulk)
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._work: dict[JobId, _Work] = {}
         self._scopes: dict[JobId, list[trio.CancelScope]] = {}
@@ -194,6 +199,10 @@ class Workshop:
                     partial(self._fetch, effect),
                     lambda why: [BlobFailed(job, effect.ref, why)],
                 )
+            case Challenge(job=job):
+                ask = partial(self._samples.ask, effect)
+                lost = ChallengeAnswered(job, effect.digest, effect.peer, UNASKED)
+                self._start(job, partial(self._answer, ask), lambda why: [lost])
             case MakeCommitments(job=job, items=items):
                 self._start(
                     job,
@@ -272,6 +281,7 @@ class Workshop:
         own = manifest.publisher == self._me
         children = self._own_children if own else self._children
         self._work[effect.job] = _Work(manifest, inputs, children, own)
+        await self._submit(packs_known(effect.job, units))
         await self._submit(JobOpened(effect.job))
 
     async def fetch(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:

@@ -22,6 +22,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedInvitation,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -65,9 +66,9 @@ class StoredJob:
 class Disk:
     """What survives; ``unsynced`` is the transaction under way.
 
-    ``outputs``, ``packs``, ``inputs`` (by job) and ``models`` are blobs, which are whole or not there;
-    ``ringers`` are the publisher's notes on its own jobs (secret and ringers), written beside the
-    store before a job is published.
+    ``outputs``, ``packs``, ``inputs`` (by job) and ``models`` are blobs, which are whole or not
+    there; ``ringers`` are the publisher's notes on its own jobs (secret and ringers) and
+    ``pack_sizes`` what their tables say, written beside the store before a job is published.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,7 @@ class Disk:
         self.requirement: Sealed | None = None
         self.members: dict[int, Sealed] = {}
         self.acceptances: dict[tuple[PeerId, PeerId], Sealed] = {}
+        self.jobs_records: dict[PeerId, Sealed] = {}
         self.records: dict[tuple[str, PeerId], Record] = {}
         self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
@@ -118,9 +120,18 @@ class Disk:
         kept = copy.copy(self)
         kept.unsynced = ()
         kept.jobs = {job: stored.backup() for job, stored in self.jobs.items()}
-        for name in ("frames", "records", "proofs", "ringers", "models"):
+        for name in (
+            "frames",
+            "records",
+            "proofs",
+            "ringers",
+            "models",
+            "pack_sizes",
+            "jobs_records",
+        ):
             setattr(kept, name, dict(getattr(self, name)))
         kept.inputs = {job: dict(units) for job, units in self.inputs.items()}
+        kept.packs = {job: dict(packs) for job, packs in self.packs.items()}
         kept.outputs = {job: dict(outputs) for job, outputs in self.outputs.items()}
         return kept
 
@@ -184,6 +195,10 @@ class Disk:
                 self.acceptances[write.key, write.peer] = write.acceptance
             case ef.DropAcceptance():
                 self.acceptances.pop((write.key, write.peer), None)
+            case ef.SaveJobsRecord(record=record):
+                self.jobs_records[record.signer] = record
+            case ef.ForgetJobsRecord(publisher=publisher):
+                self.jobs_records.pop(publisher, None)
             case ef.ForgetJob():
                 forgotten = self.jobs[write.job]
                 forgotten.units.clear()
@@ -237,6 +252,10 @@ class Disk:
         for (job, *_), sealed in self.frames.items():
             if self.jobs[job].state == "active":
                 yield ev.FrameRestored(_frame(sealed))
+        for sealed in self.jobs_records.values():
+            record = unseal(sealed)
+            assert isinstance(record, VerifiedJobsRecord)
+            yield ev.JobsRecordReceived(me, record)
         for known, sizes in self.pack_sizes.items():
             if known in self.jobs and self.jobs[known].state == "active":
                 yield ev.InputsKnown(known, sizes)
@@ -277,6 +296,8 @@ class Disk:
                 return self.members.get(members.page) == sealed
             case VerifiedAcceptance():
                 return sealed in self.acceptances.values()
+            case VerifiedJobsRecord():
+                return self.jobs_records.get(sealed.signer) == sealed
             case VerifiedRecord() | VerifiedInvitation() | VerifiedAdmission():
                 return True
 

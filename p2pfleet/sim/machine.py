@@ -309,6 +309,8 @@ class Machine:
                 | ef.Compare()
             ):  # fmt: skip
                 self.compute.act(act)
+            case ef.PublishRecord():
+                pass  # there is no DHT here: peers hand records on
             case ef.Prove():
                 self._prove(act)
             case ef.Report() | ef.Reconsider():

@@ -24,6 +24,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedInvitation,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -75,6 +76,8 @@ def _unseal_as(sealed: ms.Sealed, kind: Any) -> Verified:
             return VerifiedRequirement(sealed, body)
         case ms.Snapshot():
             return VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case ms.JobsRecord():
+            return VerifiedJobsRecord(sealed, body)
         case ms.Receipt():
             return VerifiedReceipt(sealed, body)
         case ms.Frame():
@@ -112,6 +115,8 @@ def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
             return ev.RequirementReceived(source, verified)
         case VerifiedSnapshot():
             return ev.SnapshotReceived(source, verified)
+        case VerifiedJobsRecord():
+            return ev.JobsRecordReceived(source, verified)
         case VerifiedReceipt():
             return ev.ReceiptReceived(source, verified)
         case VerifiedMembers():

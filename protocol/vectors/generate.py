@@ -16,6 +16,7 @@ import canonical
 import closing
 import crediting
 import framing
+import keeping
 import outcomes
 import polls
 import refusals
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> None:
         ("credit", "credit.md", crediting.crediting()),
         ("closed", "closed-networks.md", closing.closing()),
         ("swarm_keys", "closed-networks.md", closing.swarm_keys()),
+        ("custody", "custody.md", keeping.custody()),
     ):
         # A line a case: a change of the protocol shows as the lines that it changes.
         lines = ",\n".join(json.dumps(case) for case in cases)

@@ -12,6 +12,7 @@ from samples import (
     BOB,
     CLOSED_NETWORK,
     ID,
+    JOBS_RECORD,
     MANIFEST,
     OWNED_NETWORK,
     RECEIPT,
@@ -71,7 +72,7 @@ def _raw() -> Iterable[tuple[str, str, str, bytes]]:
         ("a map", "type", b"\x81\xa4type\x01"),
         ("an integer", "type", b"\x01"),
         ("no fields and no tag", "fields", b"\x90"),
-        ("a tag that nothing has", "tag", b"\x92\x09\x91\x07"),
+        ("a tag that nothing has", "tag", b"\x92\x0d\x91\x07"),
         ("a negative tag", "tag", b"\x92\xff\x91\x07"),
         ("a tag that is a text", "tag", b"\x92\xa11\x91\x07"),
         ("a tag that is true", "tag", b"\x92\xc3\x91\x07"),
@@ -196,7 +197,7 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("body", written, (
             (1, b"", "bound"), (2, b"", "bound"), (3, b"", "bound"), (4, CLOCK, "bound"),
             (5, CLOCK, "bound"), (5, -1, "bound"), (6, [], "bound"), (6, [[]], "fields"),
-            (6, [[9, 1]], "tag"), (6, MISSING, "fields"))),
+            (6, [[13, 1]], "tag"), (6, MISSING, "fields"))),
         ("entry", _named("a claim"), ((1, [], "bound"), (1, [1_000_000], "bound"),
                                       (1, MISSING, "fields"))),
         ("entry", _named("a release"), ((1, [], "bound"), (1, [1_000_000], "bound"))),
@@ -231,6 +232,17 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
             (6, [[low, 0]], "bound"), (6, [[low, 1_000_001]], "bound"),
             (6, [[bytes(31), 1]], "bound"), (6, [[low]], "fields"), (6, None, "type"),
             (6, MISSING, "fields"))),
+        ("entry", _named("a blob kept"), (
+            (1, [], "bound"), (1, [high, low], "order"), (1, [low, low], "order"),
+            (1, [bytes(31)], "bound"), (1, [low] * 257, "bound"), (1, None, "type"),
+            (1, MISSING, "fields"))),
+        ("entry", _named("two blobs dropped"), (
+            (1, [], "bound"), (1, [high, low], "order"), (1, [long_hash], "bound"))),
+        ("body", JOBS_RECORD, (
+            (1, bytes(31), "bound"), (2, long_hash, "bound"), (3, CLOCK, "bound"),
+            (4, -1, "bound"), (5, CLOCK, "bound"), (6, None, "type"), (6, [[low]], "fields"),
+            (6, [[high, 1], [low, 1]], "order"), (6, [[low, 1], [low, 2]], "order"),
+            (6, [[low, CLOCK]], "bound"), (6, [[low, 1]] * 257, "bound"), (6, MISSING, "fields"))),
         ("body", RECEIPT, (
             (1, bytes(31), "bound"), (4, long_hash, "bound"), (5, CLOCK, "bound"),
             (6, 0, "bound"), (6, 1_000_001, "bound"), (7, 0, "bound"), (7, 2**62, "bound"),

@@ -36,6 +36,7 @@ from p2pfleet.core.wire.messages import (
     Commit,
     CommitItem,
     Deliver,
+    Drop,
     Endorse,
     Entry,
     Failure,
@@ -45,12 +46,15 @@ from p2pfleet.core.wire.messages import (
     Hello,
     Invitation,
     JobId,
+    JobsRecord,
     JobsSummary,
+    Keep,
     Manifest,
     MemberEntry,
     Members,
     NoTicket,
     OpenRingers,
+    OwnJob,
     PeerChecks,
     PeerRecord,
     Pieces,
@@ -172,6 +176,8 @@ _EVERYTHING: tuple[Entry, ...] = (
     Failure(1, 0, "memory: more than 512 MiB"),
     COMMIT,
     Endorse(3, 1, REF, _ANSWER),
+    Keep((_ANSWER,)),
+    Drop((_ANSWER,)),
 )
 TRUSTING = msgspec.structs.replace(
     MANIFEST,
@@ -184,6 +190,10 @@ SNAPSHOT = Snapshot(
     ID, PUBLISHER.peer, "any", 7, ISSUED_MS,
     tuple(PeerChecks(peer, 20) for peer in sorted((ALICE.peer, BOB.peer))),
 )  # fmt: skip
+BLOBS = tuple(sorted(Digest(sha256(b"blob %d" % number)) for number in range(256)))
+JOBS_RECORD = JobsRecord(
+    ID, PUBLISHER.peer, ISSUED_MS, ISSUED_MS, ISSUED_MS + DAY_MS, (OwnJob(JOB, ISSUED_MS + DAY_MS),)
+)
 RECEIPT = Receipt(ID, JOB, PUBLISHER.peer, ALICE.peer, 2, 5, 500, 750, ISSUED_MS)
 RECORD = PeerRecord(
     network=ID, peer=ALICE.peer, sequence=ISSUED_MS, issued_ms=ISSUED_MS,
@@ -261,6 +271,11 @@ VALID_BODIES: tuple[tuple[str, str, Any], ...] = (
     ("body", "a trust snapshot, everything at its most", Snapshot(
         ID, BOB.peer, "\U0001f697" * 64, 2**53 - 1, 2**53 - 1,
         (PeerChecks(PeerId(b"\xff" * 32), 1_000_000),))),
+    ("body", "a jobs record", JOBS_RECORD),
+    ("body", "a jobs record of no job", JobsRecord(ID, BOB.peer, 0, 0, 0, ())),
+    ("body", "a jobs record, everything at its most", JobsRecord(
+        ID, BOB.peer, 2**53 - 1, 2**53 - 1, 2**53 - 1,
+        tuple(OwnJob(JobId(bytes(blob)), 2**53 - 1) for blob in BLOBS))),
     ("body", "a receipt", RECEIPT),
     ("body", "a receipt, everything at its most", Receipt(
         ID, JOB, BOB.peer, ALICE.peer, 2**53 - 1, 1_000_000, 2**62 - 1, 2**63 - 2, 2**53 - 1)),
@@ -287,6 +302,9 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
         999_999, 255, VoteRef(_COMMIT, 1023, 255), _ANSWER)),
     ("entry", "an audit", Audit(999_999, _ANSWER)),
     ("entry", "opened ringers", RINGERS),
+    ("entry", "a blob kept", Keep(BLOBS[:1])),
+    ("entry", "256 blobs kept", Keep(BLOBS)),
+    ("entry", "two blobs dropped", Drop(BLOBS[:2])),
     ("entry", "a failure without words", Failure(5, 0, "")),
     ("entry", "a text of 31 bytes", Failure(5, 0, "r" * 31)),
     ("entry", "a text of 32 bytes", Failure(5, 0, "r" * 32)),
@@ -324,6 +342,7 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("bulk message", "all pieces are here", Pieces(True, b"", (1, 2, 3), 0)),
     ("bulk message", "some pieces are here, and none for now", Pieces(False, b"\xff\x01", (), 700)),
     ("bulk message", "no piece is here", Pieces(False, b"", (), 0)),
+    ("message", "deliver a jobs record", Deliver(PUBLISHER.seal(JOBS_RECORD))),
     ("message", "deliver a requirement", Deliver(OWNER.seal(REQUIREMENT))),
     ("message", "deliver a page of members", Deliver(OWNER.seal(ALICES_PAGE))),
     ("message", "deliver an acceptance", Deliver(ALICE.seal(acceptance(ALICE, BOB)))),

@@ -47,6 +47,7 @@ class Disk:
         self.proofs: dict[PeerId, tuple[Sealed, Sealed]] = {}
         self.ringers: dict[JobId, tuple[bytes, tuple[Ringer, ...]]] = {}
         self.requirement: Sealed | None = None
+        self.jobs_records: dict[PeerId, Sealed] = {}
         self.models: set[JobId] = set()
         self.outputs: set[Digest] = set()
 
@@ -110,6 +111,10 @@ class Disk:
                 self.proofs.setdefault(peer, (first, second))
             case ef.SaveRequirement():
                 self.requirement = write.requirement
+            case ef.SaveJobsRecord(record=record):
+                self.jobs_records[record.signer] = record
+            case ef.ForgetJobsRecord(publisher=publisher):
+                self.jobs_records.pop(publisher, None)
             case ef.ForgetJob():
                 kinds = (self.frames, self.numbers, self.units, self.seeds, self.snapshots)
                 for kind in kinds:
@@ -125,6 +130,8 @@ class Disk:
         yield ev.RecordsRestored(rows)
         for _, (first, second) in sorted(self.proofs.items()):
             yield ev.ProofRestored(unseal(first), unseal(second))
+        for sealed in self.jobs_records.values():
+            yield ev.JobsRecordReceived(me, unseal(sealed))
         for job, (sealed, own, state, closure) in self.jobs.items():
             due = own and state == "active"
             earnings = sorted(self.earnings.get(job, {}).items()) if due else []

@@ -30,6 +30,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedClosure,
     VerifiedFrame,
     VerifiedInvitation,
+    VerifiedJobsRecord,
     VerifiedManifest,
     VerifiedMembers,
     VerifiedReceipt,
@@ -177,6 +178,8 @@ def unseal(sealed: ms.Sealed) -> Any:
             verified = VerifiedRequirement(sealed, body)
         case ms.Snapshot():
             verified = VerifiedSnapshot(sealed, Digest(sealed.hash), body)
+        case ms.JobsRecord():
+            verified = VerifiedJobsRecord(sealed, body)
         case ms.Receipt():
             verified = VerifiedReceipt(sealed, body)
         case ms.Members():
@@ -203,6 +206,8 @@ def received(source: PeerId, sealed: ms.Sealed) -> ev.Event:
             return ev.FrameReceived(source, verified)
         case VerifiedRequirement() as verified:
             return ev.RequirementReceived(source, verified)
+        case VerifiedJobsRecord() as verified:
+            return ev.JobsRecordReceived(source, verified)
         case VerifiedReceipt() as verified:
             return ev.ReceiptReceived(source, verified)
         case VerifiedSnapshot() as verified:

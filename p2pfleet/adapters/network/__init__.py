@@ -20,6 +20,7 @@ from p2pfleet.ports import (
     Clock,
     MemberGate,
     Network,
+    RecordRule,
     Validator,
 )
 
@@ -52,6 +53,7 @@ def open_network(
     clock: Clock,
     gate: MemberGate | None = None,
     swarm_key: bytes | None = None,
+    records: RecordRule | None = None,
 ) -> AbstractAsyncContextManager[OpenNetwork]:
     """Listen, join ``network``, and stay in it for as long as the context lasts.
 
@@ -61,6 +63,7 @@ def open_network(
     network; ``None``: everybody), ``swarm_key`` (32 bytes) encrypts every connection. Entering
     raises :class:`P2pfleetError` when an address is malformed or cannot be listened on. Leaving
     closes every connection within two seconds, also under cancellation; after that ``events`` ends.
+    ``records`` judges values of the DHT; without it none is stored here.
     """
     from p2pfleet.adapters.network.life import open_host
 
@@ -75,4 +78,5 @@ def open_network(
         clock=clock,
         gate=gate,
         swarm_key=swarm_key,
+        records=records,
     )

@@ -1,8 +1,11 @@
-"""The DHT, for one purpose: that the nodes of a network find each other.
+"""The DHT: that the nodes of a network find each other, and publishers their jobs.
 
 Every node provides one key, the network's rendezvous. The library answers a look-up from its own
 store as soon as that holds one record, and keeps a record for two days and the first twenty of a
 key; both would hide newcomers. So look-ups are made here, and records live for minutes.
+
+Beside that the DHT holds values of one namespace, which a rule of the core judges before they are
+stored: publishers' signed records of their jobs.
 """
 
 from __future__ import annotations
@@ -20,20 +23,25 @@ from libp2p.kad_dht.common import PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.kad_dht.provider_store import ProviderRecord, ProviderStore
 from libp2p.kad_dht.routing_table import KBucket
+from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.peerinfo import PeerInfo
-from libp2p.records.validator import NamespacedValidator
+from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfleet.adapters.network.addresses import usable
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import TimedHandler, contain_tasks, describe
 from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import NetworkId, PeerId
+from p2pfleet.core.rules.jobs_record import NAMESPACE
 from p2pfleet.core.wire.names import rendezvous_key
+from p2pfleet.ports import RecordRule
 
 logger = logging.getLogger(__name__)
 
 _MAX_KEYS = 1024
+_MAX_VALUES = 512
 _MAX_PROVIDERS = 64
 _MAX_ADDRESSES = 8
 _RECORD_S = 900.0
@@ -78,6 +86,27 @@ class _Providers(ProviderStore):  # type: ignore[misc]
         return [PeerInfo(one.peer_id, one.addresses) for one in records.values()]
 
 
+class _Values(ValueStore):  # type: ignore[misc]
+    """Values: few, and only what the library has judged by our rule."""
+
+    def _evict_if_full(self) -> None:
+        while len(self.store) >= _MAX_VALUES:
+            del self.store[next(iter(self.store))]
+
+
+class _Rule(Validator):  # type: ignore[misc]
+    """Our rule for values, as the library asks for it."""
+
+    def __init__(self, rule: RecordRule) -> None:
+        self._rule = rule
+
+    def validate(self, key: str, value: bytes) -> None:
+        self._rule.validate(key, value)
+
+    def select(self, key: str, values: list[bytes]) -> int:
+        return self._rule.select(key, values)
+
+
 async def _is_connected(bucket: KBucket, identity: Any) -> bool:
     """Instead of the ping with which the library decides whether a full bucket keeps its oldest.
 
@@ -96,24 +125,29 @@ class Rendezvous:
         network: NetworkId,
         peers: Callable[[], int],
         found: Callable[[PeerId, list[str]], None],
+        records: RecordRule | None = None,
     ) -> None:
         self._config = config
         self._host = host
         self._key = rendezvous_key(network)
         self._peers = peers
         self._found = found
+        self._records = records
         self._joined = trio.Event()
         self._lost = trio.Event()
         KBucket._ping_peer = _is_connected
         self._dht = KadDHT(
             host,
             DHTMode.SERVER,
-            # No namespace is registered: nobody can store values here.
-            validator=NamespacedValidator({}, strict_validation=True),
+            # Of one namespace, by one rule; or nobody can store values here.
+            validator=NamespacedValidator(
+                {} if records is None else {NAMESPACE: _Rule(records)}, strict_validation=True
+            ),
             validator_changed=True,
             strict_validation=True,
         )
         self._dht.provider_store = _Providers(host, self._dht.peer_routing)
+        self._dht.value_store = _Values(host, host.get_id())
         # Twelve for everybody would let four strangers keep everybody out; each has its own limit.
         self._dht._inbound_limiter = trio.CapacityLimiter(256)
         host.set_stream_handler(
@@ -142,6 +176,70 @@ class Rendezvous:
     def lost(self) -> None:
         """A peer went: look for others soon."""
         self._lost.set()
+
+    # ---- values ------------------------------------------------------------------------------
+
+    async def put_record(self, key: str, data: bytes) -> bool:
+        """Store a value with the nodes nearest to its key; whether anybody took it."""
+        if self._records is None:
+            return False
+        name = key.encode()
+        try:
+            self._records.validate(key, data)
+        except Malformed as error:
+            logger.debug("a record of ours is not stored: %s", error)
+            return False
+        self._dht.value_store.put(name, data)
+        took: list[bool] = []
+
+        async def give(identity: Any) -> None:
+            with trio.move_on_after(_QUERY_S):
+                took.append(await self._dht.value_store._store_at_peer(identity, name, data))
+
+        await self._with_nearest(name, give)
+        return any(took)
+
+    async def get_record(self, key: str) -> bytes | None:
+        """The best of the valid values that this node and the nearest others have for a key."""
+        if self._records is None:
+            return None
+        rule, name = self._records, key.encode()
+        kept = self._dht.value_store.get(name)
+        found: list[bytes] = [] if kept is None else [kept.value]
+
+        async def ask(identity: Any) -> None:
+            with trio.move_on_after(_QUERY_S):
+                value = await self._dht.value_store._get_from_peer(identity, name)
+                if isinstance(value, bytes):
+                    rule.validate(key, value)
+                    found.append(value)
+
+        await self._with_nearest(name, ask)
+        return found[rule.select(key, found)] if found else None
+
+    async def _with_nearest(self, name: bytes, act: Callable[[Any], Any]) -> None:
+        """Do something with the nodes nearest to a key, and with some that are connected anyway."""
+
+        async def contained(identity: Any) -> None:
+            try:
+                await act(identity)
+            except Exception as error:
+                logger.debug("a value of the DHT: %s", describe(error))
+
+        with trio.move_on_after(_LOOKUP_S):
+            await self._joined.wait()
+            known = self._dht.routing_table.find_local_closest_peers(name, _MAX_PROVIDERS)
+            nearest = [one for one in known if one in self._host.get_network().connections]
+            nearest = nearest[:_QUERIED]
+            with trio.move_on_after(_LOOKUP_S / 2):
+                try:
+                    nearest += await self._dht.peer_routing.find_closest_peers_network(name)
+                except Exception as error:
+                    logger.debug("nearest nodes: %s", describe(error))
+            async with trio.open_nursery() as nursery:
+                for identity in list(dict.fromkeys(nearest))[: 2 * _QUERIED]:
+                    if identity != self._host.get_id():
+                        nursery.start_soon(contained, identity)
 
     async def _contained(self, task: Callable[[], Any]) -> None:
         while True:

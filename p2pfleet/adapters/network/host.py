@@ -49,6 +49,7 @@ from p2pfleet.ports import (
     Connected,
     MemberGate,
     NetworkEvent,
+    RecordRule,
     Validator,
 )
 
@@ -95,6 +96,7 @@ class Host:
         tasks: Tasks,
         gate: MemberGate | None = None,
         swarm_key: bytes | None = None,
+        records: RecordRule | None = None,
     ) -> None:
         self._config = config
         self._tasks = tasks
@@ -144,7 +146,7 @@ class Host:
             config, swarm, me, addresses, clock, self._sessions, self._admission
         )
         self._rendezvous = Rendezvous(
-            config, self._host, network, self._sessions.__len__, self._dialler.learn
+            config, self._host, network, self._sessions.__len__, self._dialler.learn, records
         )
         self._gossip = Announcements(
             config,
@@ -228,6 +230,14 @@ class Host:
                 self._door.turn_away(identity)
                 self._tasks.start_soon(self._sessions.close, identity)
         self._dialler.wake()
+
+    async def put_record(self, key: str, data: bytes) -> bool:
+        """Store a value under a key of the DHT; whether anybody took it."""
+        return await self._rendezvous.put_record(key, data)
+
+    async def get_record(self, key: str) -> bytes | None:
+        """The best value that the DHT has for a key."""
+        return await self._rendezvous.get_record(key)
 
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be."""

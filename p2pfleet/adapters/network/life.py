@@ -14,7 +14,15 @@ from p2pfleet.adapters.network.containment import Tasks, describe, tame_library
 from p2pfleet.adapters.network.host import CLOSE_S, Host
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.ids import NetworkId
-from p2pfleet.ports import AddressBook, BlobGate, BlobReader, Clock, MemberGate, Validator
+from p2pfleet.ports import (
+    AddressBook,
+    BlobGate,
+    BlobReader,
+    Clock,
+    MemberGate,
+    RecordRule,
+    Validator,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,7 @@ async def open_host(
     clock: Clock,
     gate: MemberGate | None = None,
     swarm_key: bytes | None = None,
+    records: RecordRule | None = None,
 ) -> AsyncIterator[Host]:
     """See :func:`p2pfleet.adapters.network.open_network`."""
     assert len(seed) == 32
@@ -50,6 +59,7 @@ async def open_host(
             blobs=blobs,
             may_fetch=may_fetch,
             clock=clock,
+            records=records,
             tasks=tasks,
             gate=gate,
             swarm_key=swarm_key,

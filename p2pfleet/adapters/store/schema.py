@@ -188,6 +188,16 @@ def closed_networks(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def jobs_records(connection: sqlite3.Connection) -> None:
+    """Version 8. The newest record that a publisher signed of its jobs."""
+    connection.execute(
+        """CREATE TABLE jobs_records (
+            publisher BLOB PRIMARY KEY NOT NULL,
+            sealed BLOB NOT NULL
+        ) WITHOUT ROWID"""
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     first_tables,
     requirement,
@@ -196,6 +206,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     poisoned,
     withdrawn,
     closed_networks,
+    jobs_records,
 )
 
 STORE = DatabaseKind(

@@ -97,6 +97,11 @@ class SqliteStore:
         rows = self._database.rows("SELECT sealed FROM acceptances ORDER BY number")
         return [self._sealed(sealed) for (sealed,) in rows]
 
+    def jobs_records(self) -> list[Sealed]:
+        """The newest record of its jobs of each publisher that one is kept of, by publisher."""
+        rows = self._database.rows("SELECT sealed FROM jobs_records ORDER BY publisher")
+        return [self._sealed(row[0]) for row in rows]
+
     def save_address(self, peer: PeerId, address: str, now_ms: int) -> None:
         """Remember an address that a connection proved to work.
 

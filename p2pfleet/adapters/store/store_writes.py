@@ -13,10 +13,12 @@ from p2pfleet.core.effects import (
     CloseJob,
     DropAcceptance,
     ForgetJob,
+    ForgetJobsRecord,
     SaveAcceptance,
     SaveEarnings,
     SaveFrame,
     SaveJob,
+    SaveJobsRecord,
     SaveMembers,
     SaveMoves,
     SaveProof,
@@ -255,6 +257,22 @@ def _save_proofs(connection: sqlite3.Connection, writes: Sequence[SaveProof]) ->
     )
 
 
+def _save_jobs_records(connection: sqlite3.Connection, writes: Sequence[SaveJobsRecord]) -> None:
+    connection.executemany(
+        "INSERT INTO jobs_records (publisher, sealed) VALUES (?, ?)"
+        " ON CONFLICT (publisher) DO UPDATE SET sealed = excluded.sealed",
+        [(write.record.signer, codec.encode(write.record)) for write in writes],
+    )
+
+
+def _forget_jobs_records(
+    connection: sqlite3.Connection, writes: Sequence[ForgetJobsRecord]
+) -> None:
+    connection.executemany(
+        "DELETE FROM jobs_records WHERE publisher = ?", [(write.publisher,) for write in writes]
+    )
+
+
 def _save_requirements(connection: sqlite3.Connection, writes: Sequence[SaveRequirement]) -> None:
     connection.execute(
         "INSERT INTO requirement (number, sealed) VALUES (1, ?)"
@@ -322,6 +340,8 @@ _WRITERS = cast(
         SaveMembers: _save_members,
         SaveAcceptance: _save_acceptances,
         DropAcceptance: _drop_acceptances,
+        SaveJobsRecord: _save_jobs_records,
+        ForgetJobsRecord: _forget_jobs_records,
         ForgetJob: _forget_jobs,
     },
 )

@@ -61,12 +61,13 @@ class Custody(msgspec.Struct):
     ``claimed`` says who keeps what by its frames, ``custodians`` who ever kept something; ``mine``
     what this node keeps, with lengths (``unsure``: since before a restart, and not looked for yet),
     ``used`` their sum with what is being fetched. ``short`` is since when a blob has too few
-    copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is; ``failed``
-    how often a keeper could not show a blob, ``liars`` for how many blobs one could not, ``again``
-    who is to be asked once more, ``tried`` when each was asked last. ``entitled``
+    copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is.
+    ``failed`` says how often a keeper could not show a blob, ``liars`` for how many blobs one could
+    not, ``again`` who is to be asked once more, ``tried`` when each was asked last. ``entitled``
     are those whom an output may be given to for custody. ``arrived`` waits to be signed for.
     ``stirred`` are blobs about which something changed since the last look, or that are short;
-    ``around`` is who was there then. ``kept_inputs`` says how many inputs each custodian keeps, by which ``ordered`` sources are.
+    ``around`` is who was there then. ``kept_inputs`` says how many inputs each custodian keeps, by
+    which ``ordered`` sources are.
     """
 
     me: PeerId
@@ -480,7 +481,7 @@ class Custody(msgspec.Struct):
             self.failed[key] = min(ABSENT_MAX, self.failed.get(key, 0) + 1)
         elif verdict == WRONG:
             self.failed[key] = ABSENT_MAX
-        elif digest in self.mine:
+        elif verdict == LOST and digest in self.mine:
             self.unsure[digest] = True  # our own copy is gone: get it again, or drop it
         if verdict in (ABSENT, WRONG):
             # Who failed is asked once more before it counts as gone; who is, for other blobs.

@@ -38,6 +38,7 @@ from p2pfleet.core.events import Event
 from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.custody import Custody
+from p2pfleet.core.machines.directory import Directory
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.judge import POISONED, Judge
@@ -121,6 +122,7 @@ class Node(msgspec.Struct):
     book: Book
     repair: Repair
     roster: Roster
+    directory: Directory
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     custody_bytes: int = CUSTODY_BYTES
     coin: bytes = bytes(32)
@@ -159,7 +161,8 @@ class Node(msgspec.Struct):
         """
         here = Membership(NetworkTerms(network) if terms is None else terms)
         roster = Roster(here.terms, vouched)
-        node = cls(me, network, slots, roles, consent, here, Standing(), Book(), Repair(), roster)
+        here_all = (Standing(), Book(), Repair(), roster, Directory(me))
+        node = cls(me, network, slots, roles, consent, here, *here_all)
         node.custody_bytes = custody_bytes
         return node
 
@@ -268,6 +271,12 @@ class Node(msgspec.Struct):
                 return self._snapshot(event.source, event.snapshot, now)
             case ev.ReceiptReceived():
                 return self._receipt(event)
+            case ev.JobsRecordReceived():
+                return self._jobs_record(event, now)
+            case ev.JobsWanted():
+                self.directory.wanted = True
+                here = self.membership.present()
+                return [Send(here, self.repair.known_jobs(self.book))] if here else []
             case ev.ProofReceived():
                 return self._proof(event, now)
             case ev.ManifestReceived():
@@ -435,6 +444,7 @@ class Node(msgspec.Struct):
             effects.append(Send((event.peer,), self.proofs[peer]))
         effects.append(Send((event.peer,), self.repair.known_jobs(self.book)))
         effects.extend(self.ledger.greet(event.peer, now))
+        effects.extend(self.directory.greet(event.peer))
         for job in self.jobs.values():
             if job.joined:
                 effects.append(Send((event.peer,), job.summary()))
@@ -563,7 +573,8 @@ class Node(msgspec.Struct):
 
     def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         own = source == self.me
-        if sealed.manifest.publisher == self.me and not own:
+        recalled = sealed.manifest.publisher == self.me and not own
+        if recalled and not self.directory.wants(sealed.job):
             # Its store has every job of its own; what others bring would be taken for a stranger's.
             return [Report(source, Ignore("a job of this node's own"))]
         if self.book.knows(sealed.job):
@@ -573,7 +584,11 @@ class Node(msgspec.Struct):
             return [] if own else [Report(source, verdict)]
         if not own and self.book.crowded(sealed.manifest.publisher):
             return [Report(source, Ignore("too many jobs are known already"))]
+        if recalled:
+            return self._recall(source, sealed, now)
         job = self._new_job(sealed, own, now)
+        if own:
+            self.directory.changed(now)
         effects: list[Effect] = [SaveJob(job.id, sealed.sealed, own)]
         if own:
             effects.append(Gossip(sealed.sealed))
@@ -590,6 +605,47 @@ class Node(msgspec.Struct):
             if self.membership.here(source):
                 job.join(source)
         return effects + self._advance(job, now)
+
+    def _recall(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
+        """Take a job of this node's own up again that only others remember."""
+        job = self._new_job(sealed, own=True, now=now)
+        job.settlement.since = Millis(now - max(0, self.wall_ms(now) - sealed.manifest.issued_ms))
+        self.directory.changed(now)
+        if self.membership.here(source):
+            job.join(source)
+        effects: list[Effect] = [SaveJob(job.id, sealed.sealed, True), Report(source, Accept())]
+        here = self.membership.present()
+        if here:
+            effects.append(Send(here, job.summary()))
+        return effects + self._advance(job, now)
+
+    def _jobs_record(self, event: ev.JobsRecordReceived, now: Millis) -> list[Effect]:
+        """A publisher's record of its jobs; this node's own may name some that are unknown here."""
+        publisher = event.record.record.publisher
+        if not self.restored:
+            self.directory.restored(event.record)
+            return []
+        here = self.membership.present()
+        effects = self.directory.received(
+            event.source,
+            event.record,
+            self.membership.terms,
+            here,
+            self._open_of(publisher),
+            now,
+            self.wall_ms(now),
+        )
+        unknown = [job for job in self.directory.named if not self.book.knows(job)]
+        if publisher == self.me and unknown and here:
+            effects.append(Send(here, self.repair.known_jobs(self.book)))
+        return effects
+
+    def _open_of(self, publisher: PeerId) -> bool:
+        return any(job.manifest.publisher == publisher for job in self.jobs.values())
+
+    def _keeps_for(self, publisher: PeerId) -> bool:
+        theirs = (job for job in self.jobs.values() if job.manifest.publisher == publisher)
+        return any(job.custody.mine for job in theirs)
 
     def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
         job = self.jobs.get(job_id)
@@ -659,6 +715,7 @@ class Node(msgspec.Struct):
             effects.extend(self.ledger.end(job.settlement, judge, kinds, now, wall_ms))
         effects.append(CloseJob(job.id, state, closure))
         if job.own:
+            self.directory.changed(now)
             totals = self.standing.end(job.id)
             # No job of the class may be left whose round would see to it.
             self.snapshot_at.pop(job.manifest.trust.model_class, None)
@@ -1032,6 +1089,12 @@ class Node(msgspec.Struct):
                     effects.append(Send(picked, self.roster.summary()))
                 effects.append(Send(picked, self.repair.known_jobs(self.book)))
                 effects.extend(self.ledger.remind(picked[0]))
+        own = [(job.id, job.manifest) for job in self.jobs.values() if job.own]
+        wall_ms, terms = self.wall_ms(now), self.membership.terms
+        effects.extend(self.directory.sign(terms, own, self.book.tombstones, now, wall_ms))
+        effects.extend(
+            self.directory.due(self.membership.here, self._keeps_for, self._open_of, now, wall_ms)
+        )
         announce = self.announce_at is not None and self.announce_at <= now
         if announce:
             self.announce_at = None
@@ -1062,6 +1125,7 @@ class Node(msgspec.Struct):
         times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
         times.extend(self.snapshot_at.values())
         times.append(self.ledger.deadline())
+        times.append(self.directory.deadline())
         for job in self.jobs.values():
             times.append(job.deadline(self.paused))
             times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))

@@ -210,6 +210,8 @@ def stranger(event: ev.Event, roster: Roster, me: PeerId) -> tuple[PeerId, Verdi
             signer = snapshot.snapshot.publisher
         case ev.ReceiptReceived(source=source, receipt=receipt):
             signer = receipt.receipt.publisher
+        case ev.JobsRecordReceived(source=source, record=record):
+            signer = record.record.publisher
         case ev.ProofReceived(source=source):
             signer = source  # a proof is good whoever made it
         case _:

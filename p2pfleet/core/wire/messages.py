@@ -57,6 +57,7 @@ SEEN_MAX = 256
 SNAPSHOT_PEERS_MAX = 768
 RINGERS_MAX = 128
 CUSTODY_ITEMS_MAX = 256
+JOBS_RECORD_MAX = 256
 WORK_MAX = 2**62 - 1
 
 
@@ -389,6 +390,31 @@ class Receipt(_Body, frozen=True, tag="p2pfleet/1/receipt"):
     issued_ms: Clock
 
 
+class OwnJob(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A job that its publisher has not closed yet, and when it expires."""
+
+    job: JobIdField
+    expires_ms: Clock
+
+
+class JobsRecord(_Body, frozen=True, tag="p2pfleet/1/jobs"):
+    """A publisher's word on which jobs it has open, so that it finds them again whatever becomes of
+    its folder. A higher ``sequence`` replaces a lower one; jobs stand in ascending order.
+    """
+
+    network: NetworkIdField
+    publisher: PeerIdField
+    sequence: Counter
+    issued_ms: Clock
+    expires_ms: Clock
+    jobs: Annotated[tuple[OwnJob, ...], Meta(max_length=JOBS_RECORD_MAX)]
+
+    def __post_init__(self) -> None:
+        for one, two in pairwise(self.jobs):
+            if one.job >= two.job:
+                raise ValueError("jobs must be in ascending order, each once")
+
+
 SignedBody = (
     Manifest
     | Closure
@@ -401,13 +427,14 @@ SignedBody = (
     | Invitation
     | Admission
     | Acceptance
+    | JobsRecord
 )
 
 
 def signer_of(body: SignedBody) -> PeerId:
     """Who has to sign a body: the peer that it names."""
     match body:
-        case Manifest() | Closure() | Snapshot() | Receipt():
+        case Manifest() | Closure() | Snapshot() | Receipt() | JobsRecord():
             return body.publisher
         case PeerRecord():
             return body.peer
@@ -482,7 +509,7 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 class Deliver(_Message, frozen=True, tag="deliver"):
     """A sealed body, the sender's or somebody else's: a manifest, closure, frame, requirement,
-    snapshot, receipt, page of members or acceptance."""
+    snapshot, receipt, page of members, acceptance or jobs record."""
 
     sealed: Sealed
 

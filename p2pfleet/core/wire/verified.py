@@ -16,6 +16,7 @@ from p2pfleet.core.wire.messages import (
     Closure,
     Frame,
     Invitation,
+    JobsRecord,
     Manifest,
     Members,
     PeerRecord,
@@ -68,6 +69,13 @@ class VerifiedReceipt(msgspec.Struct, frozen=True, tag="receipt"):
 
     sealed: Sealed
     receipt: Receipt
+
+
+class VerifiedJobsRecord(msgspec.Struct, frozen=True, tag="jobs"):
+    """A jobs record signed by the publisher it names."""
+
+    sealed: Sealed
+    record: JobsRecord
 
 
 class VerifiedFrame(msgspec.Struct, frozen=True, tag="frame"):
@@ -130,6 +138,7 @@ Verified = (
     | VerifiedInvitation
     | VerifiedAdmission
     | VerifiedAcceptance
+    | VerifiedJobsRecord
 )
 
 
