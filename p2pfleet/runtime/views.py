@@ -39,16 +39,20 @@ def custody_view(node: Node, job: Job, now: Millis) -> dict[str, Any]:
     """Who keeps what the job needs, as this node sees it.
 
     ``blobs`` are model, table and packs, ``kept`` those of them that have all their ``copies``;
-    ``keepers`` keep anything. ``recorded``: the job stands in its publisher's signed record. Where
+    ``outputs`` are those that are certified, ``outputs_kept`` those that so many hold. ``keepers``
+    keep anything. ``recorded``: the job stands in its publisher's signed record. Where
     the table is unknown yet, ``blobs`` is 0.
     """
     found = node.kept(job, now)
+    outputs, outputs_kept = node.kept_outputs(job, now)
     record = node.directory.records.get(job.manifest.publisher)
     return {
         "copies": COPIES,
         "blobs": len(found),
         "kept": sum(count >= COPIES for count in found.values()),
         "signed": sum(min(COPIES, count) for count in found.values()),
+        "outputs": outputs,
+        "outputs_kept": outputs_kept,
         "keepers": len(job.custody.custodians),
         "mine": len(job.custody.mine),
         "recorded": record is not None and any(row.job == job.id for row in record.record.jobs),

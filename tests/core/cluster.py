@@ -216,6 +216,10 @@ class Cluster:
             case ef.MakeCommitments() | ef.CheckCommitments():
                 read = lambda: self._read(machine, effect)  # noqa: E731
                 self._later(machine, self.random.randrange(1, 10), read)
+            case ef.PublishRecord():
+                assert machine.disk.holds(effect.sealed), "announced before it was durable"
+            case ef.Challenge():
+                raise AssertionError("nobody was told of packs")
             case ef.Prove(job=job):
                 for sealed in list(machine.disk.frames.get(job, {}).values()):
                     first = unseal(sealed)

@@ -500,6 +500,14 @@ class Custody(msgspec.Struct):
         """Of the job's inputs, how many keepers each has."""
         return {digest: len(self.keepers(digest, near, now)) for digest in self.inputs}
 
+    def kept_outputs(
+        self, settlement: Settlement, near: Neighbours, now: Millis
+    ) -> tuple[int, int]:
+        """How many outputs are certified, and how many of them have their copies."""
+        lasting = [digest for digest in self.outputs if self._lasting(settlement, digest)]
+        kept = sum(len(self.holders(settlement, d, near, now)) >= COPIES for d in lasting)
+        return len(lasting), kept
+
     def deadline(self) -> Millis | None:
         """When custody wants to be looked at next."""
         return self.look_at

@@ -861,6 +861,11 @@ class Node(msgspec.Struct):
         """Of the inputs of a job, how many keepers each has; empty while they are unknown."""
         return job.custody.kept(neighbours(job, self._around(job, ())), now)
 
+    def kept_outputs(self, job: Job, now: Millis) -> tuple[int, int]:
+        """How many different outputs of a job are certified, and how many have their copies."""
+        near = neighbours(job, self._around(job, ()))
+        return job.custody.kept_outputs(job.settlement, near, now)
+
     def _worked(
         self, event: ev.UnitExecuted | ev.UnitFaulted | ev.UnitUnavailable, now: Millis
     ) -> list[Effect]:
