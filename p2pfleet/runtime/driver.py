@@ -281,6 +281,8 @@ class Driver:
                 outbox.send_nowait(data)
             except trio.WouldBlock:
                 log.debug("dropped a message to %s: it does not keep up", peer.hex()[:8])
+            except trio.BrokenResourceError:
+                pass  # the node is closing: whoever would have sent it is cancelled already
 
     def _forget(self, peer: PeerId) -> None:
         outbox = self._outboxes.pop(peer, None)
