@@ -233,6 +233,12 @@ class RunningNode:
             return  # it was judged when it came, so it is our own that is damaged
         await self._driver.carry_out(ev.JobsRecordReceived(self.peer, record))
 
+    def own_jobs(self) -> tuple[list[dict[str, Any]], int]:
+        """The jobs of this node's own that are known here; and how many more its record names."""
+        node = self._driver.node
+        missing = sum(not node.book.knows(job) for job in node.directory.named)
+        return [job for job in self.jobs() if job["own"]], missing
+
     async def cancel(self, job: JobId) -> None:
         """End an own job; what is certified stays."""
         view = self.job(job)

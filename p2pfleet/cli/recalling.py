@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 FIND_S = 45.0
 QUIET_S = 20.0
-LIST_S = 8.0
+LIST_S = 15.0
+SETTLE_S = 3.0
 AGAIN_S = 5.0
 
 
@@ -43,10 +44,11 @@ def recalled_jobs(place: Place, output: Output) -> list[dict[str, Any]]:
         import trio
 
         output.note("no node is running here: asking the network for the jobs of this identity")
-        with trio.move_on_after(LIST_S):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_ask_on, node)
-        return [job for job in node.jobs() if job["own"]]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ask_on, node)
+            found = await _listed(node)
+            nursery.cancel_scope.cancel()
+        return found
 
     found: list[dict[str, Any]] = _with_node(place, output, body)
     return found
@@ -82,6 +84,24 @@ async def _ask_on(node: RunningNode) -> None:
     while True:
         await node.recall()
         await trio.sleep(AGAIN_S)
+
+
+async def _listed(node: RunningNode) -> list[dict[str, Any]]:
+    """The jobs that are found; when others were there for a while, or nobody is for long."""
+    import trio
+
+    began = time.monotonic()
+    met: float | None = None
+    while True:
+        found, missing = node.own_jobs()
+        now = time.monotonic()
+        if met is None and node.peers():
+            met = now
+        enough = met is not None and now - met >= (SETTLE_S if found and not missing else LIST_S)
+        if enough or now - began >= FIND_S:
+            return found
+        with trio.move_on_after(LOOK_EVERY_S):
+            await node.wait_changed()
 
 
 async def _find(node: RunningNode, job_id: str) -> dict[str, Any]:
