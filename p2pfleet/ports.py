@@ -86,6 +86,10 @@ class Network(Protocol):
         """Gossip one announcement (at most MAX_ANNOUNCEMENT_BYTES). Lossy."""
         ...
 
+    def leave(self, peer: PeerId) -> None:
+        """Part from ``peer`` in a moment, and for a while; it did nothing wrong."""
+        ...
+
     def reconsider(self) -> None:
         """Whom the :class:`MemberGate` admits has changed: part from all others, dial the new."""
         ...

@@ -50,6 +50,7 @@ from p2pfleet.runtime.views import (
     record_view,
     sandbox_view,
     story_view,
+    upgrade_reason,
 )
 from p2pfleet.runtime.workshop import Workshop
 
@@ -339,6 +340,7 @@ class RunningNode:
                 "refused": dict(self._network.refused),
             },
             "version": __version__,
+            "upgrade": upgrade_reason(node),
             "addresses": list(self._network.addresses),
             "roles": list(node.roles),
             "slots": node.slots,

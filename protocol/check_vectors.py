@@ -21,6 +21,7 @@ import independent_closed as closing
 import independent_credit as crediting
 import independent_custody as keeping
 import independent_trust as trust
+import independent_versions as ageing
 from nacl.signing import SigningKey
 
 
@@ -364,6 +365,22 @@ def custody(case: dict[str, Any]) -> Iterator[Any]:
         yield keeping.judge_record(record, network, bits, case["wall_ms"]), case["verdict"]
 
 
+def speaking(case: dict[str, Any]) -> Iterator[Any]:
+    data = bytes.fromhex(case["encoding"])
+    yield rules.sha(data), case["sha256"]
+    if case["judged"] == "greeting":
+        told = ageing.told(data)
+        yield told, case["versions"]
+        yield told is not None and ageing.common(told), case["common"]
+        return
+    found = []
+    rule = refusal(lambda: found.append(ageing.read_newer(data)))
+    if rule is None:
+        rule = "unknown" if found[0] is None else ""
+        yield found[0], case.get("value")
+    yield rule, case["rule"]
+
+
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "identities": identities, "networks": networks, "puzzles": puzzles,
     "cids": cids, "job_ids": job_ids, "messages": messages, "refused": refused,
@@ -373,7 +390,7 @@ FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "commitments": commitments, "sortition": sortition, "decisions": decisions,
     "rankings": rankings, "certificates": certificates, "snapshots": snapshots,
     "evidence": evidence, "reputation": reputation,
-    "credit": credit, "closed": closed, "swarm_keys": swarm_keys,
+    "credit": credit, "closed": closed, "swarm_keys": swarm_keys, "speaking": speaking,
     "custody": custody,
 }  # fmt: skip
 

@@ -118,6 +118,16 @@ def tagged(*variants: tuple[str | int, str, Reader]) -> Reader:
     return read
 
 
+def versions(reader: Reader) -> Reader:
+    def read(value: Any) -> dict[str, Any]:
+        found: dict[str, Any] = reader(value)
+        need(found["oldest"] <= found["newest"], "bound")
+        return found
+
+    return read
+
+
+VERSION = whole(0, 65535)
 HASH, CID, KEY_SIGNATURE = octets(32, 32), octets(36, 36), octets(64, 64)
 UNIT, COUNT, ATTEMPT = whole(0, 999_999), whole(0, 2**53 - 1), whole(0, 255)
 SIZE, DAY_MS = whole(0, 16 * 2**30), 24 * 3600 * 1000
@@ -205,7 +215,10 @@ BODY = tagged(
 )  # fmt: skip
 POSITION = record(author=HASH, incarnation=COUNT, next_sequence=COUNT)
 MESSAGE = tagged(
-    ("hello", "Hello", record(network=HASH, version=whole(0, 65535), record=SEALED)),
+    ("hello", "Hello", versions(record(
+        network=HASH, oldest=VERSION, newest=VERSION, minor=VERSION, record=SEALED))),
+    ("goodbye", "Goodbye", versions(record(
+        oldest=VERSION, newest=VERSION, minor=VERSION, software=text(0, 64)))),
     ("deliver", "Deliver", record(sealed=SEALED)),
     ("jobs", "JobsSummary", record(open=many(HASH, 0, 512), closed=many(HASH, 0, 512))),
     ("frames", "FramesSummary", record(

@@ -57,6 +57,8 @@ def status(output: Output, place: Place) -> None:
         "process": found["pid"],
     }
     lines = [f"{key:<10}{value}" for key, value in rows.items()]
+    if found.get("upgrade"):
+        lines.insert(2, f"{'upgrade':<10}{found['upgrade']}")
     lines += [f"{'address':<10}{address}" for address in found["addresses"]]
     output.result(found, lines)
 

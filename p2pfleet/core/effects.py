@@ -296,6 +296,13 @@ class Report(_Effect, frozen=True, tag="Report"):
     verdict: Verdict
 
 
+class Leave(_Effect, frozen=True, tag="Leave"):
+    """Close the connections to a peer in a moment, when what was sent to it has left, and do not
+    take new ones for a while. Nobody is to blame."""
+
+    peer: PeerId
+
+
 class Reconsider(_Effect, frozen=True, tag="Reconsider"):
     """Who belongs to the closed network has changed: part at once from whoever does not, and dial
     those who do now."""
@@ -429,6 +436,7 @@ Act = (
     | PublishRecord
     | Report
     | Reconsider
+    | Leave
     | OpenJob
     | Execute
     | Withdraw

@@ -193,6 +193,16 @@ class RequirementReceived(_Event, frozen=True, tag="RequirementReceived"):
     requirement: VerifiedRequirement
 
 
+class VersionsDiffer(_Event, frozen=True, tag="VersionsDiffer"):
+    """``peer`` speaks the major versions from ``oldest`` to ``newest``, and we have none in common;
+    ``told``: it is the one that said goodbye."""
+
+    peer: PeerId
+    oldest: int
+    newest: int
+    told: bool
+
+
 class MembersReceived(_Event, frozen=True, tag="MembersReceived"):
     """A page of a closed network's members, from ``source`` (own id: from the node's own files)."""
 
@@ -408,6 +418,7 @@ Event = (
     | FrameReceived
     | RecordSigned
     | RequirementReceived
+    | VersionsDiffer
     | MembersReceived
     | AdmissionShown
     | AcceptanceReceived

@@ -22,6 +22,7 @@ from p2pfleet.core.effects import (
     Execute,
     Fetch,
     Gossip,
+    Leave,
     MakeCommitments,
     OpenJob,
     Prove,
@@ -259,6 +260,8 @@ class Driver:
                 if not isinstance(verdict, Accept):
                     log.debug("from %s: %s", peer.hex()[:8], verdict.reason)
                 self._network.report(peer, verdict)
+            case Leave(peer=peer):
+                self._network.leave(peer)
             case Reconsider():
                 self._network.reconsider()
             case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():

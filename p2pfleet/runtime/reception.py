@@ -6,6 +6,7 @@ sent its messages is kept.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -29,6 +30,7 @@ from p2pfleet.core.events import (
     RequirementReceived,
     RosterSummaryReceived,
     SnapshotReceived,
+    VersionsDiffer,
     WantedReceived,
 )
 from p2pfleet.core.model.ids import NetworkId, PeerId
@@ -39,6 +41,7 @@ from p2pfleet.core.wire.codec import decode
 from p2pfleet.core.wire.messages import (
     Deliver,
     FramesSummary,
+    Goodbye,
     Hello,
     JobsSummary,
     Message,
@@ -62,6 +65,12 @@ from p2pfleet.core.wire.verified import (
     VerifiedRequirement,
     VerifiedSnapshot,
 )
+from p2pfleet.core.wire.versions import (
+    read_newer,
+    told_versions,
+    unknown_body,
+    upgrade_sentence,
+)
 from p2pfleet.ports import (
     Announced,
     Clock,
@@ -73,6 +82,8 @@ from p2pfleet.ports import (
     Validator,
 )
 from p2pfleet.runtime.signing import open_bytes, open_sealed
+
+log = logging.getLogger(__name__)
 
 BATCH = 64
 
@@ -115,12 +126,19 @@ def announcement_validator(
     return validate
 
 
-def interpret(event: NetworkEvent, network: NetworkId) -> Interpreted:
-    """What one network event means to the core, or the verdict on it. Never raises."""
+def interpret(
+    event: NetworkEvent, network: NetworkId, newer: dict[PeerId, bool] | None = None
+) -> Interpreted:
+    """What one network event means to the core, or the verdict on it. Never raises.
+
+    ``newer`` are the peers that said they speak a newer minor version, kept from call to call.
+    """
+    newer = {} if newer is None else newer
     match event:
         case Connected(peer=peer):
             return PeerConnected(peer, event.address)
         case Disconnected(peer=peer):
+            newer.pop(peer, None)
             return PeerDisconnected(peer)
         case Announced(peer=peer, data=data):
             try:
@@ -128,19 +146,34 @@ def interpret(event: NetworkEvent, network: NetworkId) -> Interpreted:
             except Malformed as error:
                 return peer, Reject(f"malformed announcement: {error}")
         case Received(peer=peer, data=data):
-            try:
-                return _message(peer, decode(data, Message, MAX_MESSAGE_BYTES), network)
-            except Malformed as error:
-                return peer, Reject(f"malformed message: {error}")
+            versions = told_versions(data)
+            if versions is not None:
+                if versions.goodbye or not versions.common:
+                    told = versions.goodbye
+                    return VersionsDiffer(peer, versions.oldest, versions.newest, told)
+                newer[peer] = versions.newer
+            return _received(peer, data, network, newer.get(peer, False))
+
+
+def _received(peer: PeerId, data: bytes, network: NetworkId, newer: bool) -> Interpreted:
+    try:
+        message = read_newer(data) if newer else decode(data, Message, MAX_MESSAGE_BYTES)
+        if message is None:
+            return peer, Ignore("a kind of message that a newer version has")
+        if newer and isinstance(message, Deliver) and unknown_body(message.sealed.body):
+            return peer, Ignore("a kind of signed body that a newer version has")
+        return _message(peer, message, network)
+    except Malformed as error:
+        return peer, Reject(f"malformed message: {error}")
 
 
 def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
     match message:
-        case Hello(network=theirs, version=version, record=sealed):
+        case Goodbye(oldest=oldest, newest=newest):
+            return VersionsDiffer(peer, oldest, newest, told=True)
+        case Hello(network=theirs, record=sealed):
             if theirs != network:
                 return peer, Ignore("the peer is on another network")
-            if version != PROTOCOL_VERSION:
-                return peer, Ignore(f"the peer speaks version {version} of the protocol")
             record = open_sealed(sealed)
             if not isinstance(record, VerifiedRecord) or record.record.peer != peer:
                 return peer, Reject("the record in the hello is not the sender's own")
@@ -193,6 +226,8 @@ async def receive(
 ) -> None:
     """Turn the network's events into the core's, for ever."""
     events = network.events
+    newer: dict[PeerId, bool] = {}
+    behind = False
     while True:
         batch = [await events.receive()]
         while len(batch) < BATCH:
@@ -200,12 +235,18 @@ async def receive(
                 batch.append(events.receive_nowait())
             except trio.WouldBlock:
                 break
-        for result in await trio.to_thread.run_sync(_interpret_all, batch, id_):
+        for result in await trio.to_thread.run_sync(_interpret_all, batch, id_, newer):
+            if isinstance(result, VersionsDiffer) and result.oldest > PROTOCOL_VERSION:
+                if not behind:  # once is enough; the status goes on saying it
+                    log.warning("%s", upgrade_sentence(result.oldest, 1))
+                behind = True
             if isinstance(result, tuple):
                 network.report(*result)
             else:
                 await submit(result)
 
 
-def _interpret_all(batch: Sequence[NetworkEvent], network: NetworkId) -> list[Interpreted]:
-    return [interpret(event, network) for event in batch]
+def _interpret_all(
+    batch: Sequence[NetworkEvent], network: NetworkId, newer: dict[PeerId, bool]
+) -> list[Interpreted]:
+    return [interpret(event, network, newer) for event in batch]

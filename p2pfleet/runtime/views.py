@@ -11,6 +11,8 @@ from p2pfleet.core.model.ids import JobId, Millis, PeerId, peer_text
 from p2pfleet.core.model.job import FixedQuorum, StopRule
 from p2pfleet.core.rules.custody import COPIES
 from p2pfleet.core.rules.reputation import score, served
+from p2pfleet.core.wire.names import PROTOCOL_VERSION
+from p2pfleet.core.wire.versions import upgrade_sentence
 from p2pfleet.ports import SandboxReport
 
 MEANINGS = {
@@ -172,6 +174,12 @@ def sandbox_view(report: SandboxReport) -> dict[str, Any]:
             for shown in report.properties
         ],
     }
+
+
+def upgrade_reason(node: Node) -> str:
+    """Why this p2pfleet should be upgraded: others speak only a newer protocol; empty if none."""
+    ahead = [oldest for oldest in node.membership.foreign.values() if oldest > PROTOCOL_VERSION]
+    return upgrade_sentence(max(ahead), len(ahead)) if ahead else ""
 
 
 def idle_reason(node: Node) -> str:

@@ -143,6 +143,8 @@ def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
             return ev.FramesSummaryReceived(source, job, positions, snapshot)
         case ms.Wanted(job=job, units=units):
             return ev.WantedReceived(source, job, units)
+        case ms.Goodbye(oldest=oldest, newest=newest):
+            return ev.VersionsDiffer(source, oldest, newest, told=True)
         case ms.RosterSummary():
             return ev.RosterSummaryReceived(source, message)
         case ms.Proof(first=first, second=second):

@@ -20,6 +20,7 @@ import keeping
 import outcomes
 import polls
 import refusals
+import speaking
 import trust
 import verdicts
 import votes
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> None:
         ("reputation", "reputation.md", trust.records()),
         ("credit", "credit.md", crediting.crediting()),
         ("closed", "closed-networks.md", closing.closing()),
+        ("speaking", "transport.md", speaking.speaking()),
         ("swarm_keys", "closed-networks.md", closing.swarm_keys()),
         ("custody", "custody.md", keeping.custody()),
     ):

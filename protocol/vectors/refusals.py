@@ -264,7 +264,11 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("message", _named("a proof"), (
             (1, None, "type"), (2, [b"x", bytes(32)], "fields"), (2, MISSING, "fields"))),
         ("message", hello, ((0, "helo", "tag"), (1, b"", "bound"), (2, 65_536, "bound"),
-                            (2, -1, "bound"), (3, [b"x", bytes(32)], "fields"))),
+                            (2, -1, "bound"), (2, 2, "bound"), (3, 65_536, "bound"),
+                            (4, -1, "bound"), (5, [b"x", bytes(32)], "fields"),
+                            (5, MISSING, "fields"))),
+        ("message", _named("goodbye"), ((1, 4, "bound"), (2, 65_536, "bound"), (3, -1, "bound"),
+                                        (4, "s" * 65, "bound"), (4, MISSING, "fields"))),
         ("message", _named("deliver"), ((1, b"", "type"), (1, MISSING, "fields"))),
         ("message", jobs, ((1, [b""], "bound"), (2, [long_hash], "bound"), (2, None, "type"))),
         ("message", frames, ((1, b"", "bound"), (2, [[ID, 0]], "fields"),

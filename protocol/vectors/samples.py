@@ -43,6 +43,7 @@ from p2pfleet.core.wire.messages import (
     Frame,
     FrameHash,
     FramesSummary,
+    Goodbye,
     Hello,
     Invitation,
     JobId,
@@ -313,7 +314,9 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
         REF, VoteRef(FrameHash(sha256(b"2")), 1023, 255)), (VoteRef(_COMMIT, 0, 0),))),
     ("certificate", "a certificate by the publisher's word", Certificate(
         JOB, 999_999, _ANSWER, None, (), (), VoteRef(_COMMIT, 7))),
-    ("message", "hello", Hello(ID, 1, SEALED_RECORD)),
+    ("message", "hello", Hello(ID, 1, 1, 0, SEALED_RECORD)),
+    ("message", "hello of a later version", Hello(ID, 1, 65_535, 65_535, SEALED_RECORD)),
+    ("message", "goodbye", Goodbye(2, 3, 7, "p2pfleet/2.0.0")),
     ("message", "deliver", Deliver(BOB.seal(frame(BOB, [Release((1,))])))),
     ("message", "a jobs summary of nothing", JobsSummary((), ())),
     ("message", "a jobs summary", JobsSummary((JOB,), (JobId(sha256(b"old")),))),

@@ -139,7 +139,7 @@ class Admission:
         if peer == self._me:
             return "this node itself"
         if self._bans.banned(peer):
-            return "banned for what it sent"
+            return "banned, or left for a while"
         if not self._door.admits(identity):
             return "it does not belong to this closed network"
         if identity not in self._swarm.connections and peer not in self._adding:

@@ -56,6 +56,7 @@ from p2pfleet.ports import (
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 1.5
+LEAVE_S = 1.0
 _TIMED = {"/ipfs/id/1.0.0": 15.0, "/ipfs/id/push/1.0.0": 15.0, "/ipfs/ping/1.0.0": 600.0}
 
 
@@ -222,6 +223,15 @@ class Host:
     def refused(self) -> Mapping[str, int]:
         """How often strangers were refused while hands were shaken, by reason."""
         return dict(self._door.refused)
+
+    def leave(self, peer: PeerId) -> None:
+        """Part from ``peer`` when what is queued for it has left, and refuse it for a while."""
+        self._bans.hold_off(peer)
+        self._tasks.start_soon(self._leave, peer)
+
+    async def _leave(self, peer: PeerId) -> None:
+        await trio.sleep(LEAVE_S)
+        await self._sessions.close(library_id(peer))
 
     def reconsider(self) -> None:
         """Who belongs to the closed network has changed: part from the others, dial the new."""

@@ -99,11 +99,15 @@ class Bans:
                 self._rejects.popitem(last=False)
             return False
         del self._rejects[peer]
-        self._until[peer] = now + self._ban_ms
+        self.hold_off(peer)
+        return True
+
+    def hold_off(self, peer: PeerId) -> None:
+        """Refuse ``peer`` for as long as a ban lasts, whatever the reason."""
+        self._until[peer] = self._clock.monotonic_ms() + self._ban_ms
         self._until.move_to_end(peer)
         if len(self._until) > MAX_TRACKED_PEERS:
             self._until.popitem(last=False)
-        return True
 
     def banned(self, peer: PeerId) -> bool:
         """Whether ``peer`` is refused now."""

@@ -11,11 +11,12 @@ from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.model.network import NetworkTerms
 from p2pfleet.core.rules.consent import STRANGERS_GRADES
 from p2pfleet.core.rules.subnets import crowded, subnet
-from p2pfleet.core.wire.messages import Hello, PeerRecord
-from p2pfleet.core.wire.names import PROTOCOL_VERSION
+from p2pfleet.core.wire.messages import PeerRecord
 from p2pfleet.core.wire.verified import VerifiedRecord
+from p2pfleet.core.wire.versions import hello
 
 RECORDS_MAX = 4096
+FOREIGN_MAX = 256
 
 
 class Membership(msgspec.Struct):
@@ -24,12 +25,14 @@ class Membership(msgspec.Struct):
     ``listed``, ``listed_after`` and ``listed_volunteers`` are the answers of :meth:`present`,
     :meth:`present_after` and :meth:`volunteers`, until somebody comes, goes or says something new
     of itself. ``subnets`` are where peers were
-    connected from, if the network wants to know.
+    connected from, if the network wants to know. ``foreign`` are peers without a version of the
+    protocol in common, with the oldest that they speak.
     """
 
     terms: NetworkTerms
     own: VerifiedRecord | None = None
     connected: dict[PeerId, bool] = {}
+    foreign: dict[PeerId, int] = {}
     records: dict[PeerId, PeerRecord] = {}
     subnets: dict[PeerId, str] = {}
     listed: tuple[PeerId, ...] | None = None
@@ -40,7 +43,7 @@ class Membership(msgspec.Struct):
         """The first message to a new connection, once the node's own record is signed."""
         if self.own is None:
             return []
-        return [Send((peer,), Hello(self.terms.id, PROTOCOL_VERSION, self.own.sealed))]
+        return [Send((peer,), hello(self.terms.id, self.own.sealed))]
 
     def connect(self, peer: PeerId, address: str) -> list[Send]:
         """A connection stands, from (or to) this address."""
@@ -64,6 +67,12 @@ class Membership(msgspec.Struct):
     def disconnect(self, peer: PeerId) -> None:
         self.connected.pop(peer, None)
         self._changed()
+
+    def differ(self, peer: PeerId, oldest: int) -> None:
+        """A peer turned out to speak other versions of the protocol."""
+        if len(self.foreign) >= FOREIGN_MAX and peer not in self.foreign:
+            self.foreign.pop(next(iter(self.foreign)))
+        self.foreign[peer] = oldest
 
     def _changed(self) -> None:
         self.listed = self.listed_volunteers = None

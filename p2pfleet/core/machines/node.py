@@ -17,6 +17,7 @@ from p2pfleet.core.effects import (
     Effect,
     ForgetJob,
     Gossip,
+    Leave,
     Prove,
     Reconsider,
     Report,
@@ -92,6 +93,7 @@ from p2pfleet.core.wire.messages import (
     Wanted,
 )
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
+from p2pfleet.core.wire.versions import goodbye
 
 JOBS_SUMMARY_MS = 10_000
 ANNOUNCE_MS = 150_000  # gossip swallows the same bytes for two minutes
@@ -256,6 +258,10 @@ class Node(msgspec.Struct):
                 ]
             case ev.RequirementReceived():
                 return self._requirement(event, now)
+            case ev.VersionsDiffer(peer=peer):
+                self.membership.differ(peer, event.oldest)
+                bye = [] if event.told else [Send((peer,), goodbye(self.software))]
+                return [*bye, Leave(peer)]
             case ev.MembersReceived():
                 return self._members(event, now)
             case ev.AdmissionShown():

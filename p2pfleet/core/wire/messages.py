@@ -47,6 +47,7 @@ Counter = Annotated[int, Meta(ge=0, lt=2**53)]
 ShortText = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=120)]
 Attempt = Annotated[int, Meta(ge=0, le=255)]
+VersionNumber = Annotated[int, Meta(ge=0, le=65535)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 MemberName = Annotated[str, Meta(max_length=40, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
@@ -500,11 +501,37 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Hello(_Message, frozen=True, tag="hello"):
-    """First message in each direction: the network, the protocol's version, the sender's record."""
+    """First message in each direction: the network, the protocol's versions, the sender's record.
+
+    The sender speaks the major versions from ``oldest`` to ``newest``, and of the newest the minor
+    version ``minor``. Up to there a greeting is the same in all versions.
+    """
 
     network: NetworkIdField
-    version: Annotated[int, Meta(ge=0, le=65535)]
+    oldest: VersionNumber
+    newest: VersionNumber
+    minor: VersionNumber
     record: Sealed
+
+    def __post_init__(self) -> None:
+        if self.oldest > self.newest:
+            raise ValueError("the oldest version is above the newest")
+
+
+class Goodbye(_Message, frozen=True, tag="goodbye"):
+    """You speak none of my major versions, which are these. The same in all versions.
+
+    ``software`` is for people: what they would have to be like.
+    """
+
+    oldest: VersionNumber
+    newest: VersionNumber
+    minor: VersionNumber
+    software: Annotated[str, Meta(max_length=64)]
+
+    def __post_init__(self) -> None:
+        if self.oldest > self.newest:
+            raise ValueError("the oldest version is above the newest")
 
 
 class Deliver(_Message, frozen=True, tag="deliver"):
@@ -573,7 +600,7 @@ class RosterSummary(_Message, frozen=True, tag="roster"):
     accepted: Annotated[tuple[Hash, ...], Meta(min_length=MEMBER_PAGES, max_length=MEMBER_PAGES)]
 
 
-Message = Hello | Deliver | JobsSummary | FramesSummary | Wanted | Proof | RosterSummary
+Message = Hello | Goodbye | Deliver | JobsSummary | FramesSummary | Wanted | Proof | RosterSummary
 
 
 # ---- blobs -----------------------------------------------------------------------------------

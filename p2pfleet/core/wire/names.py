@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from p2pfleet.core.model.ids import NetworkId, sha256
 
+# The oldest and the newest major version that are spoken here, and the minor one of the newest.
+PROTOCOL_OLDEST = 1
 PROTOCOL_VERSION = 1
+PROTOCOL_MINOR = 0
 
 FRAME_PROTOCOL = "/p2pfleet/frames/1.0.0"
 BLOB_PROTOCOL = "/p2pfleet/blobs/1.0.0"

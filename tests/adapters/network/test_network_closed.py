@@ -274,6 +274,18 @@ async def test_a_removed_member_is_parted_from_at_once_and_does_not_come_back() 
 
 
 @trio_test()
+async def test_a_peer_that_is_left_hears_the_last_word_and_does_not_come_back() -> None:
+    async with node(1) as a, node(2, a.addresses) as b:
+        await meet(a, b)
+        await a.send(b.peer, b"goodbye")
+        a.leave(b.peer)
+        assert (await next_of(b, Received)).data == b"goodbye"
+        await part(b, a.peer)
+        await part(a, b.peer)
+        assert a._admission.refusal(library_id(b.peer)) is not None
+
+
+@trio_test()
 async def test_a_new_member_is_dialled_when_the_gate_says_so() -> None:
     gate = Gate(1)
     async with node(2, gate=Gate(1, 2)) as b:

@@ -159,9 +159,9 @@ class Guest {
 
   #takeIn ([what, ...fields], peer) {
     if (what === 'hello') {
-      const [id, version, sealed] = fields
+      const [id, oldest, newest, , sealed] = fields
       if (!same(id, this.network.id)) throw new Ignored('another network')
-      if (version !== 1) throw new Ignored('another version')
+      if (oldest > 1 || newest < 1) throw new Ignored('another version')
       const about = open(sealed)
       need(about.kind === 'record' && same(about.peer, peer.publicKey.raw), 'peer')
       believe(about, this.network, Date.now())

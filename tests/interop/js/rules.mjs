@@ -292,8 +292,16 @@ const BODIES = {
 // ---- stream messages ----------------------------------------------------------------------------
 
 const POSITION = fields(bytes(32), counter, counter)
+const version = integer(0, 65_535)
+/** A message whose element `at` is the oldest version spoken, and the next one the newest. */
+const ascending = (at, reader) => (value) => {
+  const found = reader(value)
+  need(value[at] <= value[at + 1], 'bound: the oldest version is above the newest')
+  return found
+}
 const MESSAGE = either({
-  hello: fields(tag('hello'), hash, integer(0, 65_535), SEALED),
+  hello: ascending(2, fields(tag('hello'), hash, version, version, version, SEALED)),
+  goodbye: ascending(1, fields(tag('goodbye'), version, version, version, text(0, 64))),
   deliver: fields(tag('deliver'), SEALED),
   jobs: fields(tag('jobs'), listOf(hash, 0, 512), listOf(hash, 0, 512)),
   frames: fields(tag('frames'), hash, listOf(POSITION, 0, 1_024), integer(-1, 2 ** 53 - 1)),
@@ -304,7 +312,9 @@ const MESSAGE = either({
 const HEADER = fields(tag('have'), boolean, size)
 
 export const readMessage = (message) => read(MESSAGE, message, MESSAGE_MAX)
-export const hello = (network, sealedRecord) => encode(['hello', network.id, 1, sealedRecord])
+export const hello = (network, sealedRecord) => encode(
+  ['hello', network.id, 1, 1, 0, sealedRecord]
+)
 export const jobsSummary = (open, closed) => encode(['jobs', open, closed])
 export const blobRequest = (network, cid, offset, length) => (
   encode(['want', network.id, cid, offset, length])
