@@ -41,9 +41,27 @@ DIGESTS = [digest(f"answer {number}") for number in range(3)]
 ASCENDING: dict[type[Any], dict[str, Callable[[Any], Any]]] = {
     ms.Reveal: {"seen": lambda name: name},
     ms.Snapshot: {"records": lambda each: each.peer},
+    ms.Members: {"entries": lambda each: each.peer},
     Tolerance: {"outputs": lambda each: each.name},
 }
 """Fields whose items stand in ascending order of a key, each key once."""
+
+
+def _from_old_to_new(fields: dict[str, Any]) -> dict[str, Any]:
+    oldest, newest = sorted((fields["oldest"], fields["newest"]))
+    return {**fields, "oldest": oldest, "newest": newest}
+
+
+def _closed_if_owned(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "closed": fields["closed"] and fields["owner"] is not None}
+
+
+TOGETHER: dict[type[Any], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ms.Hello: _from_old_to_new,
+    ms.Goodbye: _from_old_to_new,
+    NetworkParameters: _closed_if_owned,
+}
+"""Fields that have to fit each other, made so."""
 
 
 def _ascending(key: Callable[[Any], Any], items: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -62,21 +80,24 @@ def values(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.binary(min_size=low or 0, max_size=min(high or 64, (low or 0) + 64))
         case msgspec.inspect.StrType(min_length=low, max_length=high, pattern=None):
             return st.text(min_size=low or 0, max_size=high).filter(_encodable)
-        case msgspec.inspect.StrType(pattern=str(pattern)):
-            return st.from_regex(pattern)
+        case msgspec.inspect.StrType(max_length=high, pattern=str(pattern)):
+            return st.from_regex(pattern).filter(
+                lambda text: _encodable(text) and (high is None or len(text) <= high)
+            )
         case msgspec.inspect.LiteralType(values=choices):
             return st.sampled_from(choices)
         case msgspec.inspect.NoneType():
             return st.none()
         case msgspec.inspect.VarTupleType(item_type=item, min_length=low):
-            return st.lists(values(item), min_size=low or 0, max_size=4).map(tuple)
+            return st.lists(values(item), min_size=low or 0, max_size=max(4, low or 0)).map(tuple)
         case msgspec.inspect.UnionType(types=types):
             return st.one_of([values(one) for one in types])
         case msgspec.inspect.StructType(cls=kind, fields=fields):
             parts = {field.name: values(field.type) for field in fields}
             for name, key in ASCENDING.get(kind, {}).items():
                 parts[name] = parts[name].map(partial(_ascending, key))
-            return st.builds(kind, **parts)
+            fit = TOGETHER.get(kind, lambda fields: fields)
+            return st.fixed_dictionaries(parts).map(lambda fields: kind(**fit(fields)))
     raise AssertionError(info)
 
 
@@ -93,6 +114,12 @@ MESSAGES: tuple[Any, ...] = (
     ms.Sealed,
     ms.Certificate,
     ms.Hello,
+    ms.Goodbye,
+    ms.Members,
+    ms.Invitation,
+    ms.Admission,
+    ms.Acceptance,
+    ms.RosterSummary,
     ms.Deliver,
     ms.JobsSummary,
     ms.FramesSummary,
