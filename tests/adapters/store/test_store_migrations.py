@@ -40,6 +40,7 @@ from p2pfleet.core.wire.messages import (
     Acceptance,
     Admission,
     Invitation,
+    JobsRecord,
     MemberEntry,
     Members,
     Receipt,
@@ -55,6 +56,7 @@ RECEIPT = sealed(Receipt(NETWORK, JOB, ALICE, BOB, 1, 1, 10, 15, 3), ALICE)
 SNAPSHOT = sealed(Snapshot(NETWORK, ALICE, "any", 1, 3, ()), ALICE)
 PAGE = sealed(Members(NETWORK, CAROL, BOB[0] >> 4, 1, 3, (MemberEntry(BOB, "b", True),)), CAROL)
 KEY = PeerId(sha256(b"an invitation's key"))
+OWN_JOBS = sealed(JobsRecord(NETWORK, ALICE, 1, 3, 4, ()), ALICE)
 
 
 def acceptance(who: PeerId) -> Sealed:
@@ -101,6 +103,7 @@ ADDED: dict[int, list[Row]] = {
     7: [("INSERT INTO members VALUES (?, ?)", (BOB[0] >> 4, encode(PAGE))),
         ("INSERT INTO acceptances (key, peer, sealed) VALUES (?, ?, ?)",
          (KEY, ALICE, encode(acceptance(ALICE))))],
+    8: [("INSERT INTO jobs_records VALUES (?, ?)", (ALICE, encode(OWN_JOBS)))],
 }  # fmt: skip
 
 
@@ -159,6 +162,7 @@ def test_everything_that_an_older_version_wrote_is_found_again(
     assert withdrawn == ([(1, 5, 1, 0)] if version >= 6 else [])
     assert store.members() == ([PAGE] if version >= 7 else [])
     assert store.acceptances() == ([acceptance(ALICE)] if version >= 7 else [])
+    assert store.jobs_records() == ([OWN_JOBS] if version >= 8 else [])
 
 
 def test_what_is_new_can_be_kept_in_a_migrated_store(store: SqliteStore) -> None:
