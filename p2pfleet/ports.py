@@ -102,6 +102,13 @@ class Network(Protocol):
         """The best value that the DHT has for a key, if it is found in time. Slow."""
         ...
 
+    def watch(self, peers: Sequence[PeerId]) -> None:
+        """Notice within 10 s when one of these stops, and within minutes when any other does.
+
+        Who stops is disconnected, like one whose cable was pulled. Replaces the earlier ones.
+        """
+        ...
+
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be; Rejects lead to disconnection."""
         ...

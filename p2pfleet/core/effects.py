@@ -308,6 +308,13 @@ class Reconsider(_Effect, frozen=True, tag="Reconsider"):
     those who do now."""
 
 
+class Watch(_Effect, frozen=True, tag="Watch"):
+    """These peers (sorted) hold claims in a job that this node takes part in: let it be known
+    within 10 s that one of them has stopped. It replaces what was asked for before."""
+
+    peers: tuple[PeerId, ...]
+
+
 class OpenJob(_Effect, frozen=True, tag="OpenJob"):
     """Get model and unit table and check them; ends in JobOpened or JobUnavailable."""
 
@@ -437,6 +444,7 @@ Act = (
     | Report
     | Reconsider
     | Leave
+    | Watch
     | OpenJob
     | Execute
     | Withdraw

@@ -35,6 +35,7 @@ from p2pfleet.core.effects import (
     SetPaused,
     ShutJob,
     Sign,
+    Watch,
     Withdraw,
     Write,
 )
@@ -264,6 +265,8 @@ class Driver:
                 self._network.leave(peer)
             case Reconsider():
                 self._network.reconsider()
+            case Watch(peers=peers):
+                self._network.watch(peers)
             case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():
                 self._workshop.act(effect)
             case MakeCommitments() | CheckCommitments() | Compare() | Challenge():

@@ -313,7 +313,7 @@ class Machine:
                 pass  # there is no DHT here: peers hand records on
             case ef.Prove():
                 self._prove(act)
-            case ef.Report() | ef.Reconsider() | ef.Leave():
+            case ef.Report() | ef.Reconsider() | ef.Leave() | ef.Watch():
                 pass
             case ef.Sign():
                 raise AssertionError("signed in _step")

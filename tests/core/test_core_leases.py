@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from core_bench import Bench, only, publishing, states, working
+from core_bench import Bench, executed_units, only, publishing, states, working
 from core_samples import (
     ALICE,
     BOB,
@@ -23,14 +23,14 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.machines.leases import HOLD_LEASES, TRIES_MAX, Leases
+from p2pfleet.core.machines.leases import GRACE_MS, HEARSAY_MS, HOLD_LEASES, TRIES_MAX, Leases
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.model.ids import Millis, PeerId
 from p2pfleet.core.model.job import Trust
 from p2pfleet.core.rules.claims import rank
 from p2pfleet.core.rules.sortition import ALLOWANCE_BASE
 from p2pfleet.core.wire.messages import Claim, Failure, Release
-from p2pfleet.core.wire.verified import VerifiedFrame
+from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
 
 LEASE_MS = 10_000
 NOW = Millis(1_000_000)
@@ -293,3 +293,87 @@ def test_leases_can_be_written_down_and_read_back() -> None:
     book.room(BOB, after(LEASE_MS))
     data = msgspec.msgpack.encode(book)
     assert msgspec.msgpack.decode(data, type=Leases) == book
+
+
+# ---- who vanishes ----------------------------------------------------------------------------
+
+
+def test_claims_of_a_peer_that_vanished_count_for_a_moment_and_again_when_it_is_back() -> None:
+    held = leases()
+    assert held.claim(BOB, 3, NOW)
+    held.vanished(BOB, after(GRACE_MS))
+    assert held.claimants(3, after(GRACE_MS - 1)) == [BOB]
+    assert held.claimants(3, after(GRACE_MS)) == []
+    assert held.running(after(GRACE_MS)) == 0
+    held.back(BOB)
+    assert held.claimants(3, after(GRACE_MS)) == [BOB]
+    assert held.room(BOB, after(GRACE_MS)) == ALLOWANCE_BASE - 1  # nothing lapsed by it
+
+
+def test_who_vanished_here_and_is_heard_of_through_others_counts_for_a_while() -> None:
+    held = leases()
+    held.heard_of(BOB, NOW)
+    assert held.claim(BOB, 3, NOW)
+    held.vanished(BOB, after(GRACE_MS))
+    held.heard_of(BOB, after(1_000))
+    assert held.claimants(3, after(GRACE_MS)) == [BOB]
+    held.lease_ms = 10 * HEARSAY_MS
+    assert held.claim(BOB, 3, after(2_000))
+    assert held.claimants(3, after(HEARSAY_MS + 999)) == [BOB]
+    assert held.claimants(3, after(HEARSAY_MS + 1_000)) == []
+
+
+def while_bob_works() -> Bench:
+    """A volunteer that has nothing to do, for Bob holds every unit for ten minutes."""
+    bench = Bench()
+    bench.meet(PAULA, BOB)
+    job: VerifiedManifest = unseal(seal(manifest(units=2, quorum=1, lease_ms=600_000)))
+    bench.tell(ev.PauseRequested(None))
+    bench.tell(ev.ManifestReceived(PAULA, job))
+    bench.tell(ev.JobOpened(job.job))
+    bench.hear(frame(BOB, Claim((0, 1)), job=job.job))
+    bench.tell(ev.ResumeRequested())
+    bench.wait(20_000)
+    assert executed_units(bench.effects) == []
+    return bench
+
+
+def test_units_of_a_volunteer_that_vanished_are_taken_over_at_once() -> None:
+    bench = while_bob_works()
+    bench.tell(ev.PeerDisconnected(BOB))
+    bench.wait(GRACE_MS - 100)
+    assert executed_units(bench.effects) == []
+    bench.wait(1_000)
+    assert sorted(executed_units(bench.effects)) == [0, 1]
+
+
+def test_units_of_a_volunteer_that_comes_back_within_the_grace_stay_its_own() -> None:
+    bench = while_bob_works()
+    bench.tell(ev.PeerDisconnected(BOB))
+    bench.wait(GRACE_MS - 100)
+    bench.meet(BOB)
+    bench.wait(60_000)
+    assert executed_units(bench.effects) == []
+
+
+def test_who_holds_claims_in_a_job_of_ours_is_watched_until_it_has_none() -> None:
+    bench = while_bob_works()
+    assert only(ef.Watch, bench.effects) == [ef.Watch((BOB,))]
+    (job,) = bench.node.jobs
+    bench.hear(frame(BOB, Release((0, 1)), job=job, sequence=1))
+    bench.wait(12_000)  # two of its rounds: it needs no tick of its own
+    assert only(ef.Watch, bench.effects)[1:] == [ef.Watch(())]
+
+
+def test_after_a_restart_claims_of_who_is_not_met_again_count_for_a_while_only() -> None:
+    job: VerifiedManifest = unseal(seal(manifest(units=2, quorum=1, lease_ms=600_000)))
+    claimed = frame(BOB, Claim((0, 1)), job=job.job)
+    bench = Bench(
+        restore=[ev.JobRestored(job, False, "active", None, (), ()), ev.FrameRestored(claimed)]
+    )
+    bench.meet(PAULA)
+    bench.tell(ev.JobOpened(job.job))
+    bench.wait(HEARSAY_MS - 1_000)
+    assert executed_units(bench.effects) == []
+    bench.wait(2_000)
+    assert sorted(executed_units(bench.effects)) == [0, 1]

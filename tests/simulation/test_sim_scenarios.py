@@ -67,3 +67,14 @@ def test_another_seed_gives_another_trace() -> None:
     scenario = load_scenario(resource_path("testnet", "scenarios", "honest.toml"))
     assert simulate(scenario, 0).trace == simulate(scenario, 0).trace
     assert simulate(scenario, 0).trace != simulate(scenario, 1).trace
+
+
+def test_units_of_volunteers_that_vanish_wait_for_no_lease() -> None:
+    scenario = load_scenario(SIMULATIONS["vanish"])
+    (job,) = scenario.jobs
+    (fault,) = scenario.faults
+    for seed in (0, 1):
+        outcome = simulate(scenario, seed)
+        assert outcome.violations == ()
+        assert outcome.crashes >= 3
+        assert outcome.ended_ms < 90_000 < min(job.lease_ms, fault.from_ms + fault.for_ms[0])

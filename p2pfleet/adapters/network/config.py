@@ -15,6 +15,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``max_peers`` bounds the peers that are reported; up to ``visitors`` further connections are
     served for ``visit_s``, so that newcomers can ask a full node's DHT for the way.
 
+    A peer that is watched is asked for a sign of life after ``beat_s`` of silence, and taken for
+    gone after ``silence_s``; any other is asked after ``ping_every_s``, and has ``ping_timeout_s``.
+
     ``bulk_port`` is the TCP port of the bulk channel (0: the system chooses), on the hosts of
     ``listen``. Blobs from ``bulk_from_bytes`` on are worth a connection of their own, and those
     from ``pieces_from_bytes`` on are fetched from up to ``piece_sources`` peers at once.
@@ -43,7 +46,9 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     retry_max_s: float = 300.0
     known_peers: int = 1024
 
-    ping_every_s: float = 10.0
+    beat_s: float = 3.0
+    silence_s: float = 9.0
+    ping_every_s: float = 30.0
     ping_timeout_s: float = 15.0
     greeting_s: float = 30.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket as stdlib_socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -106,6 +106,7 @@ class Host:
         self._send, self._events = trio.open_memory_channel[NetworkEvent](config.events)
         self._bans = Bans(clock, config.reject_limit, config.reject_window_s, config.ban_s)
         self._door = Door(gate, swarm_key)
+        self._watched: frozenset[PeerId] = frozenset()
         pair = create_new_key_pair(seed)
         limit = (config.max_peers + config.visitors) * MAX_CONNECTIONS_PER_PEER + 8
         self._host = new_host(
@@ -249,6 +250,13 @@ class Host:
         """The best value that the DHT has for a key."""
         return await self._rendezvous.get_record(key)
 
+    def watch(self, peers: Sequence[PeerId]) -> None:
+        """Notice within ``silence_s`` when one of these stops."""
+        self._watched = frozenset(peers)
+        for identity, connections in list(self._swarm.connections.items()):
+            for connection in connections:
+                connection.muxed_conn.watch(peer_of(identity) in self._watched)
+
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be."""
         if not isinstance(verdict, Reject):
@@ -265,6 +273,7 @@ class Host:
         peer = peer_of(conn.muxed_conn.peer_id)
         if peer is None:
             return
+        conn.muxed_conn.watch(peer in self._watched)
         self._sessions.connected(peer)
         self._tasks.start_soon(self._introduce, peer, conn)
 

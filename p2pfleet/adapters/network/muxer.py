@@ -4,6 +4,10 @@ The library counts the receive window but does not enforce it (a peer can fill t
 for ever when it closes a connection whose peer has stopped reading, and measures round trips
 without drawing a conclusion. The multiplexer's own 12-byte pings here replace the library's
 health monitor, which opens and negotiates a stream for each (2.5 % of a core for eight peers).
+
+They are the heartbeat as well. Whatever arrives is a sign of life, so that a connection in use
+carries no pings; a peer that is watched is asked after ``beat_s`` of silence and is gone after
+``silence_s``, any other is asked after ``ping_every_s``.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ MAX_WINDOW_BYTES = 2 * 2**20
 MAX_DATA_FRAME_BYTES = 2**20
 _CLOSE_S = 5.0
 _ANSWERS_PER_S = 500.0
+_LATE_S = 1.0
 _ACKNOWLEDGEMENT = yamux.FLAG_ACK.to_bytes(2, "big")
 
 
@@ -40,11 +45,19 @@ def bounded_yamux(config: NetworkConfig) -> Any:
     yamux.MAX_WINDOW_SIZE = MAX_WINDOW_BYTES
 
     class BoundedYamux(yamux.Yamux):  # type: ignore[misc]
-        heard = 0.0
-
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._answered = TokenBucket(_ANSWERS_PER_S, _ANSWERS_PER_S * 5)
+            self.heard = trio.current_time()
+            self.watched = False
+            self._waiting: trio.CancelScope | None = None
+            self._read = self.secured_conn.read
+            self.secured_conn.read = self._hear
+
+        async def _hear(self, *args: Any) -> bytes:
+            data: bytes = await self._read(*args)
+            self.heard = trio.current_time()
+            return data
 
         async def start(self) -> None:
             try:
@@ -72,25 +85,44 @@ def bounded_yamux(config: NetworkConfig) -> Any:
             if buffered + length > config.buffered_bytes_per_connection:
                 refused(self.peer_id, f"{buffered} bytes sent ahead of what was read")
                 raise OverBudget
-            body: bytes = await super()._read_data_body(length)
-            self.heard = trio.current_time()
-            return body
+            return bytes(await super()._read_data_body(length))
+
+        def watch(self, closely: bool) -> None:
+            """Whether the peer's silence is to be noticed within ``silence_s``."""
+            hurry = closely and not self.watched
+            self.watched = closely
+            if hurry and self._waiting is not None:
+                within = trio.current_time() + config.silence_s - config.beat_s
+                self._waiting.deadline = min(self._waiting.deadline, within)
+
+        @property
+        def _every_s(self) -> float:
+            return config.beat_s if self.watched else config.ping_every_s
 
         async def _measure_rtt_loop(self) -> None:
             while not self.event_shutting_down.is_set():
-                with trio.move_on_after(config.ping_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
+                rest = self._every_s * random.uniform(0.9, 1.1)  # noqa: S311
+                with trio.move_on_at(max(self.heard + rest, trio.current_time())) as self._waiting:
                     await self.event_shutting_down.wait()
-                await self.probe()
+                if trio.current_time() - self.heard >= 0.8 * self._every_s:
+                    await self.probe()
 
         async def _answers(self) -> bool:
             asked = trio.current_time()
+            patience = config.ping_timeout_s
+            if self.watched:
+                patience = max(1.0, self.heard + config.silence_s - asked)
             try:
-                with trio.move_on_after(config.ping_timeout_s) as waiting:
+                with trio.move_on_after(patience) as self._waiting:
                     await self._ping()
+                    return True
+                # Late itself (this machine slept, or the process stood still): once more.
+                if trio.current_time() - self._waiting.deadline > _LATE_S:
+                    await trio.sleep(_LATE_S)
             except Exception as error:
                 logger.debug("ping failed: %s", describe(error))
                 return False
-            return not waiting.cancelled_caught or self.heard > asked
+            return bool(self.heard > asked)
 
         async def _ping(self) -> None:
             self._ping_id: int = (self._ping_id + 1) % 2**32

@@ -3,6 +3,10 @@
 A claim runs from its first sight by this node's own clock. A peer may hold a few claims, more the
 more it has committed to lately, half as many for each that lapsed; and it may not hold one unit
 for ever by renewing its claim. What goes beyond that is ignored: it may be another clock's fault.
+
+The claims of a peer whose connection is gone count for a moment only, so that others can take its
+units at once. That is what this node happens to know and nobody's fault: no claim lapses by it, and
+those of a peer that is back in time count as before.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from p2pfleet.core.rules import sortition
 
 HOLD_LEASES = 4
 TRIES_MAX = 8
+GRACE_MS = 5_000
+HEARSAY_MS = 30_000
+_NEVER = Millis(2**62)
 
 
 class Lease(msgspec.Struct, array_like=True):
@@ -38,6 +45,7 @@ class Leases(msgspec.Struct):
     """The claims on the units of one job, by unit and by peer.
 
     ``lease_ms`` is how long a claim runs, ``hold_ms`` how long it may be renewed altogether.
+    ``gone`` says from when on the claims of a peer that has vanished do not count.
     """
 
     lease_ms: int
@@ -45,6 +53,24 @@ class Leases(msgspec.Struct):
     units: dict[int, dict[PeerId, Lease]] = {}
     holding: dict[PeerId, dict[int, bool]] = {}
     activity: dict[PeerId, Activity] = {}
+    gone: dict[PeerId, Millis] = {}
+
+    def vanished(self, peer: PeerId, at: Millis) -> None:
+        """From ``at`` on what the peer holds does not count, unless it is heard of before."""
+        if self.holding.get(peer):
+            self.gone[peer] = at
+
+    def heard_of(self, peer: PeerId, now: Millis) -> None:
+        """Others have something new of a peer that vanished here: it may work all the same.
+
+        Or it said it before it vanished, and the word was late; so this lasts for a while only.
+        """
+        if peer in self.gone:
+            self.gone[peer] = max(self.gone[peer], Millis(now + HEARSAY_MS))
+
+    def back(self, peer: PeerId) -> None:
+        """The peer is connected (again)."""
+        self.gone.pop(peer, None)
 
     def _active(self, peer: PeerId, now: Millis) -> Activity:
         found = self.activity.get(peer)
@@ -108,13 +134,21 @@ class Leases(msgspec.Struct):
     def claimants(self, unit: int, now: Millis) -> list[PeerId]:
         """Peers with a running claim on the unit; sorted."""
         here = self.units.get(unit)
-        return sorted(peer for peer, lease in here.items() if lease.until > now) if here else []
+        if not here:
+            return []
+        gone = self.gone
+        return sorted(
+            peer
+            for peer, lease in here.items()
+            if lease.until > now and gone.get(peer, _NEVER) > now
+        )
 
     def running(self, now: Millis) -> int:
         """Claims that run now."""
         return sum(
             self.units[unit][peer].until > now
             for peer, held in self.holding.items()
+            if self.gone.get(peer, _NEVER) > now
             for unit in held
         )
 

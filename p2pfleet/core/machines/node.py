@@ -33,6 +33,7 @@ from p2pfleet.core.effects import (
     SetPaused,
     ShutJob,
     Sign,
+    Watch,
 )
 from p2pfleet.core.errors import Accept, Ignore, Malformed, Reject
 from p2pfleet.core.events import Event
@@ -43,6 +44,7 @@ from p2pfleet.core.machines.directory import Directory
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.judge import POISONED, Judge
+from p2pfleet.core.machines.leases import GRACE_MS, HEARSAY_MS
 from p2pfleet.core.machines.ledger import Ledger
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.publisher import Publisher
@@ -104,6 +106,7 @@ PROOFS_MAX = 65_536
 PROOFS_TOLD = 8
 RETELL_ONE_IN = 4
 CUSTODY_BYTES = 2**31
+WATCH_MS = 1_000
 
 
 class Node(msgspec.Struct):
@@ -144,6 +147,8 @@ class Node(msgspec.Struct):
     announce_at: Millis | None = None
     record_at: Millis | None = None
     turn: int = 0
+    watched: tuple[PeerId, ...] = ()
+    watch_at: Millis = Millis(0)
 
     @classmethod
     def create(
@@ -185,6 +190,8 @@ class Node(msgspec.Struct):
         effects = self._route(event, now)
         if self.restored:
             effects.extend(self._flush(now))
+            if now >= self.watch_at:
+                effects.extend(self._watch(now))
         return effects
 
     def _route(self, event: Event, now: Millis) -> list[Effect]:
@@ -226,6 +233,8 @@ class Node(msgspec.Struct):
                 self.pause_until = None
                 return self._set_paused(False, now)
             case ev.PeerConnected(peer=peer, address=address):
+                for known in self.jobs.values():
+                    known.settlement.leases.back(peer)
                 return list(self.membership.connect(peer, address))
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
@@ -234,6 +243,7 @@ class Node(msgspec.Struct):
                 for known in self.jobs.values():
                     known.participants.pop(peer, None)
                     known.asked_at.pop(peer, None)
+                    known.settlement.leases.vanished(peer, Millis(now + GRACE_MS))
                 return []
             case ev.HelloReceived():
                 return self._hello(event, now)
@@ -349,6 +359,23 @@ class Node(msgspec.Struct):
             case _:
                 assert_never(event)
 
+    def _watch(self, now: Millis) -> list[Effect]:
+        """Who is to be watched closely from now on; looked at on the way, and needs no tick: while
+        a job is open something happens every few seconds."""
+        self.watch_at = Millis(now + WATCH_MS)
+        found = {
+            peer
+            for job in self.jobs.values()
+            if job.joined
+            for peer, held in job.settlement.leases.holding.items()
+            if held and self.membership.here(peer)
+        }
+        peers = tuple(sorted(found))
+        if peers == self.watched:
+            return []
+        self.watched = peers
+        return [Watch(peers)]
+
     # ---- restart -----------------------------------------------------------------------------
 
     def _job_restored(self, event: ev.JobRestored, now: Millis) -> list[Effect]:
@@ -399,6 +426,9 @@ class Node(msgspec.Struct):
             effects.extend(self._sign_snapshot(name, now))
         for job in self.jobs.values():
             counting = counts(job, self.standing)
+            for peer in job.settlement.leases.holding:  # who is still there will be met again
+                if peer != self.me and peer not in self.membership.connected:
+                    job.settlement.leases.vanished(peer, Millis(now + HEARSAY_MS))
             if job.volunteer is not None:
                 job.volunteer.restored()
             if job.publisher is not None:
@@ -755,6 +785,7 @@ class Node(msgspec.Struct):
         elif self.membership.here(frame.author):
             job.join(frame.author)
         if source != self.me:
+            job.settlement.leases.heard_of(frame.author, now)
             effects.extend(job.ask_back(source, frame, now))
             if source == frame.author:
                 effects.extend(self._retell(job, frame))

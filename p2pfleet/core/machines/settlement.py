@@ -205,6 +205,8 @@ class Settlement(msgspec.Struct):
         unit = self.units.get(number)
         claims = self.leases.units.get(number, {})
         found = {peer for peer, lease in claims.items() if lease.until > now}
+        if self.leases.gone and found:
+            found.intersection_update(self.leases.claimants(number, now))
         if unit is not None:
             debt = self.debt_ms
             for peer in unit.commits:
