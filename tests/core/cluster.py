@@ -243,7 +243,7 @@ class Cluster:
                 for task, token in frozen:
                     self._finish(machine, task, token)
                 self._work(machine)
-            case ef.Report() | ef.Watch():
+            case ef.Report() | ef.Watch() | ef.PublishRecord():
                 pass
             case _:
                 machine.disk.write(effect)
