@@ -39,6 +39,7 @@ from p2pfleet.publishing import SubmitRequest, prepare
 from p2pfleet.running import SUBMITTED, RunningNode
 from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.closed import ADMISSION_FILE, opened_pages, read_admission
+from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.driver import Driver
 from p2pfleet.runtime.gate import RosterGate, shown_by
 from p2pfleet.runtime.inputs import packs_known
@@ -223,6 +224,7 @@ async def _running(
         async def carry_out(event: ev.Event) -> None:
             await driver.carry_out(event)
 
+        disk = DiskWatch(packs.check_room)
         workshop = Workshop(
             me=signer.peer,
             network=config.network.id,
@@ -236,6 +238,7 @@ async def _running(
             slots=config.slots,
             cpu_percent=config.cpu_percent,
             twist=flip if liar else None,
+            disk=disk,
         )
         report = executors.strangers.report
         consent = Consent(
@@ -266,6 +269,7 @@ async def _running(
             signer=signer,
             clock=clock,
             recorder=recorder,
+            disk=disk,
         )
         gate.node, gate.workshop = driver.node, workshop
         if members is not None:
@@ -283,10 +287,12 @@ async def _running(
             run_unit=run_one,
             clock=clock,
             stop=body.cancel,
+            disk=disk,
         )
         try:
             await nursery.start(workshop.run)
             await nursery.start(driver.run)
+            await nursery.start(disk.run, driver.submit)
             await _restore(driver, store, packs, clock, network.addresses, config)
             if members is not None:
                 network.reconsider()

@@ -102,6 +102,10 @@ class Network(Protocol):
         """The best value that the DHT has for a key, if it is found in time. Slow."""
         ...
 
+    def hold_off(self, alone: bool) -> None:
+        """Part from everybody and meet nobody, until told otherwise; returns at once."""
+        ...
+
     def watch(self, peers: Sequence[PeerId]) -> None:
         """Notice within 10 s when one of these stops, and within minutes when any other does.
 
@@ -265,6 +269,10 @@ class Packs(BlobReader, Protocol):
 
         Returns (pack CID, offset, length) of each; each can be located by its own CID as well.
         """
+        ...
+
+    def check_room(self) -> None:
+        """Write something small. Raises :class:`P2pfleetError` when the disk does not take it."""
         ...
 
     def has(self, cid: Cid) -> bool: ...

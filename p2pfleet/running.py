@@ -36,6 +36,7 @@ from p2pfleet.publishing import Draft, SubmitRequest
 from p2pfleet.results import Progress, write_results
 from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.closed import opened_pages
+from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.driver import Driver
 from p2pfleet.runtime.inputs import packs_known
 from p2pfleet.runtime.jobs_records import opened_record
@@ -75,7 +76,9 @@ class RunningNode:
         run_unit: Callable[..., Any],
         clock: SystemClock,
         stop: Callable[[], None],
+        disk: DiskWatch,
     ) -> None:
+        self._disk = disk
         self._config = config
         self._driver = driver
         self._store = store
@@ -344,8 +347,8 @@ class RunningNode:
             "addresses": list(self._network.addresses),
             "roles": list(node.roles),
             "slots": node.slots,
-            "paused": node.paused,
-            "reason": idle_reason(node),
+            "paused": node.still or bool(self._disk.reason),
+            "reason": f"paused: {self._disk.reason}" if self._disk.reason else idle_reason(node),
             "resumes_ms": resumes,
             "peers": len(node.membership.present()),
             "jobs": states,

@@ -32,7 +32,7 @@ def status(output: Output, place: Place) -> None:
     """Show what the running node does, and why if it does nothing."""
     found: dict[str, Any] = client_of(place).call("status")
     if found["paused"]:
-        state = "paused"
+        state = found["reason"] or "paused"
         if found.get("resumes_ms") is not None:
             state += f", resumes in {duration(found['resumes_ms'] / 1000)}"
     else:

@@ -40,6 +40,19 @@ class P2pfleetError(Exception):
         return f"{self.message} {self.advice}".strip()
 
 
+class DiskTrouble(P2pfleetError):
+    """The disk takes no writes for now: full, read-only, or failing. Another attempt may succeed.
+
+    ``reason`` is what a node that waits for it says, in one clause.
+    """
+
+    def __init__(
+        self, message: str, advice: str, remedy: str, code: ExitCode = ExitCode.FAILED
+    ) -> None:
+        super().__init__(message, advice, code)
+        self.reason = f"{message.rstrip('.')}; {remedy}, it resumes by itself"
+
+
 class Malformed(Exception):
     """Bytes that are not a canonical message of the expected type; the reason names the field."""
 

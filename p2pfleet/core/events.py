@@ -107,6 +107,12 @@ class ResumeRequested(_Event, frozen=True, tag="ResumeRequested"):
     """The owner lets the node go on."""
 
 
+class DiskChanged(_Event, frozen=True, tag="DiskChanged"):
+    """The disk takes no blobs for this ``reason``, or does again (empty)."""
+
+    reason: str
+
+
 # ---- peers -----------------------------------------------------------------------------------
 
 
@@ -407,6 +413,7 @@ Event = (
     | StopRequested
     | PauseRequested
     | ResumeRequested
+    | DiskChanged
     | PeerConnected
     | PeerDisconnected
     | HelloReceived

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, assert_never
 
 import trio
@@ -39,7 +40,7 @@ from p2pfleet.core.effects import (
     Withdraw,
     Write,
 )
-from p2pfleet.core.errors import Accept, Malformed
+from p2pfleet.core.errors import Accept, DiskTrouble, Malformed, P2pfleetError
 from p2pfleet.core.events import (
     AcceptanceReceived,
     ClosureReceived,
@@ -76,6 +77,7 @@ from p2pfleet.core.wire.verified import (
     VerifiedSnapshot,
 )
 from p2pfleet.ports import Clock, Network, PeerGone, Store
+from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.recording import Recorder
 from p2pfleet.runtime.signing import Signer, open_sealed
 from p2pfleet.runtime.workshop import Workshop
@@ -101,6 +103,7 @@ class Driver:
         signer: Signer,
         clock: Clock,
         recorder: Recorder | None = None,
+        disk: DiskWatch | None = None,
     ) -> None:
         self.node = node
         self._store = store
@@ -109,6 +112,7 @@ class Driver:
         self._signer = signer
         self._clock = clock
         self._recorder = recorder
+        self._disk = disk or DiskWatch()
         self._send_events, self._events = trio.open_memory_channel[tuple[Event, trio.Event | None]](
             EVENTS_MAX
         )
@@ -162,7 +166,7 @@ class Driver:
                     effects.extend(self._step(event))
                 writes = [effect for effect in effects if isinstance(effect, Write)]
                 if writes:
-                    await trio.to_thread.run_sync(self._store.apply, writes)
+                    await self._make_durable(writes)
                 for effect in effects:
                     if not isinstance(effect, Write):
                         self._act(effect, nursery)
@@ -173,6 +177,30 @@ class Driver:
                         done.set()
                 self._changed.set()
                 self._changed = trio.Event()
+
+    async def _make_durable(self, writes: Sequence[Write]) -> None:
+        """Apply one transaction, however long the disk does not take it.
+
+        Nothing that follows from it is done before, and nobody waits for this node meanwhile: it
+        leaves the network, as if its cable had been pulled.
+        """
+        stands_still = False
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._store.apply, writes)
+            except DiskTrouble as error:
+                self._disk.report(error)
+                if not stands_still:
+                    stands_still = self._disk.waited_for = True
+                    self._workshop.act(SetPaused(True))
+                    self._network.hold_off(True)
+                await trio.sleep(self._disk.every_s)
+            else:
+                break
+        if stands_still:
+            self._disk.waited_for = False
+            self._network.hold_off(False)
+            self._workshop.act(SetPaused(self.node.still))
 
     async def _wait(self) -> list[tuple[Event, trio.Event | None]]:
         deadline = self.node.deadline()
@@ -248,11 +276,11 @@ class Driver:
             case Send(peers=peers, message=message):
                 self._send(peers, message)
             case SendFrames():
-                nursery.start_soon(self._send_frames, effect)
+                nursery.start_soon(self._from_disk, self._send_frames, effect)
             case SendReceipts():
-                nursery.start_soon(self._send_receipts, effect)
+                nursery.start_soon(self._from_disk, self._send_receipts, effect)
             case Prove():
-                nursery.start_soon(self._prove, effect)
+                nursery.start_soon(self._from_disk, self._prove, effect)
             case PublishRecord(sealed=sealed):
                 nursery.start_soon(self._publish_record, sealed)
             case Gossip(sealed=sealed):
@@ -303,6 +331,13 @@ class Driver:
                     await self._network.send(peer, data)
                 except PeerGone as error:
                     log.debug("%s is gone: %s", peer.hex()[:8], error)
+
+    async def _from_disk(self, act: Callable[[Any], Awaitable[None]], effect: Act) -> None:
+        """What the disk does not give now is asked for again."""
+        try:
+            await act(effect)
+        except P2pfleetError as error:
+            log.warning("not answered: %s", error)
 
     async def _prove(self, effect: Prove) -> None:
         """Put a stored frame beside the one at hand; the core judges what the two prove."""

@@ -14,11 +14,12 @@ from typing import Final, NamedTuple
 
 import trio
 
-from p2pfleet.core.errors import P2pfleetError
+from p2pfleet.core.errors import DiskTrouble, P2pfleetError
 from p2pfleet.core.events import Event, UnitExecuted, UnitUnavailable
 from p2pfleet.core.model.ids import Cid, Digest, JobId, cid_from_sha256
 from p2pfleet.core.wire.tensors import digest_of
 from p2pfleet.ports import Packs
+from p2pfleet.runtime.disk import DiskWatch
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Keeper:
     """Keeps the outputs of ``jobs`` in work, in the order in which they are handed in.
 
     ``carry_out`` is ``submit`` that waits until the core has taken the event in. ``unpin`` lets go
-    of the blobs of a job that was shut while its outputs were being kept.
+    of the blobs of a job that was shut while its outputs were being kept. While the ``disk`` takes
+    no more, outputs wait.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Keeper:
         submit: Submit,
         carry_out: Submit,
         unpin: Callable[[JobId], None],
+        disk: DiskWatch,
     ) -> None:
+        self._disk = disk
         self._packs = packs
         self._jobs = jobs
         self._submit = submit
@@ -89,9 +93,9 @@ class Keeper:
                     self._unpin(job)
 
     async def _answers(self, ready: Sequence[Finished]) -> list[Event]:
-        """Keep outputs; what to tell of them."""
+        """Keep outputs, as soon as the disk takes them; what to tell of them."""
         try:
-            digests = await trio.to_thread.run_sync(self._store, ready)
+            digests = await self._stored(ready)
         except P2pfleetError as error:
             log.warning("outputs cannot be kept: %s", error)
             why = str(error)
@@ -104,6 +108,14 @@ class Keeper:
                 for item, digest in zip(ready, digests, strict=True)
             ]
         return [UnitUnavailable(item.job, item.unit, why[:300]) for item in ready]
+
+    async def _stored(self, ready: Sequence[Finished]) -> list[Digest]:
+        while True:
+            try:
+                return await trio.to_thread.run_sync(self._store, ready)
+            except DiskTrouble as error:
+                self._disk.report(error)
+                await self._disk.room()
 
     async def _tell(self, events: Sequence[Event]) -> None:
         for event in events[:-1]:

@@ -186,6 +186,8 @@ def idle_reason(node: Node) -> str:
     """Why the node computes nothing right now, in one sentence; empty if it does."""
     if node.paused:
         return "paused by the owner"
+    if node.hindered:
+        return f"paused: {node.hindered}"
     if node.slots == 0:
         return "this node does not run units"
     refused = node.consent.strangers()

@@ -26,7 +26,7 @@ from p2pfleet.core.effects import (
     ShutJob,
     Withdraw,
 )
-from p2pfleet.core.errors import Malformed, P2pfleetError
+from p2pfleet.core.errors import DiskTrouble, Malformed, P2pfleetError
 from p2pfleet.core.events import (
     BlobArrived,
     BlobFailed,
@@ -62,6 +62,7 @@ from p2pfleet.ports import (
     Sandbox,
 )
 from p2pfleet.runtime.children import Children
+from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.governor import Governor
 from p2pfleet.runtime.inputs import Inputs, packs_known
 from p2pfleet.runtime.keeping import Finished, Keeper, Submit
@@ -126,6 +127,7 @@ class Workshop:
         slots: int,
         cpu_percent: int = 100,
         twist: Twist | None = None,
+        disk: DiskWatch | None = None,
     ) -> None:
         self._me = me
         self._packs = packs
@@ -143,7 +145,8 @@ class Workshop:
         self._scopes: dict[JobId, list[trio.CancelScope]] = {}
         self._leaving: set[JobId] = set()
         self._nursery: trio.Nursery | None = None
-        self._keeper = Keeper(packs, self._work.keys(), submit, carry_out, self._unpin)
+        self._disk = disk or DiskWatch()
+        self._keeper = Keeper(packs, self._work.keys(), submit, carry_out, self._unpin, self._disk)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; ends every child."""
@@ -286,6 +289,13 @@ class Workshop:
 
     async def fetch(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:
         """Have a range durably here, pinned for the job. Raises BlobNotFound, P2pfleetError."""
+        try:
+            await self._have(job, ref, sources)
+        except DiskTrouble as error:
+            self._disk.report(error)
+            raise
+
+    async def _have(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:
         own_cid = cid_from_sha256(ref.sha256)
         # Pinned before it comes, so that it cannot be evicted between arriving and being used.
         await trio.to_thread.run_sync(self._packs.pin, bytes(job), [own_cid])
@@ -402,7 +412,20 @@ class Workshop:
 
     def _unpin(self, job: JobId) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(trio.to_thread.run_sync, self._packs.unpin, bytes(job))
+        self._nursery.start_soon(self._let_go, job)
+
+    async def _let_go(self, job: JobId) -> None:
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._packs.unpin, bytes(job))
+            except DiskTrouble as error:
+                self._disk.report(error)
+                await self._disk.room()
+            except P2pfleetError as error:
+                log.warning("the blobs of job %s stay pinned: %s", job.hex()[:8], error)
+                return
+            else:
+                return
 
 
 def compared(effect: Compare, verdict: str) -> Compared:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS_PER_PEER = 2
 _HANDSHAKES_PER_ADDRESS = 8
+_NOBODY = "this node meets nobody now"
 
 
 class Admission:
@@ -54,6 +55,7 @@ class Admission:
         self._dials: dict[Any, trio.Event] = {}
         self._dialling = trio.CapacityLimiter(config.max_dials)
         self._closed = False
+        self.alone = False
         self._add_conn: Callable[..., Any] = swarm.add_conn
         self._dial_peer: Callable[..., Any] = swarm.dial_peer
         swarm._handle_inbound_connection = self.inbound
@@ -71,8 +73,8 @@ class Admission:
 
     def _refusal_of_address(self, group: str) -> str | None:
         config = self._config
-        if self._closed:
-            return "this node is closing"
+        if self._closed or self.alone:
+            return _NOBODY
         local = is_loopback(group)
         limit = config.max_peers_on_loopback if local else config.max_peers_per_address
         if self._inbound[group] >= limit:
@@ -131,8 +133,8 @@ class Admission:
 
     def refusal(self, identity: Any) -> str | None:
         """Why a peer may not be connected to now; ``None`` if it may."""
-        if self._closed:
-            return "this node is closing"
+        if self._closed or self.alone:
+            return _NOBODY
         peer = peer_of(identity)
         if peer is None:
             return "not an Ed25519 identity"

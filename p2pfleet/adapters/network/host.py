@@ -250,6 +250,15 @@ class Host:
         """The best value that the DHT has for a key."""
         return await self._rendezvous.get_record(key)
 
+    def hold_off(self, alone: bool) -> None:
+        """Part from everybody and meet nobody, until told otherwise."""
+        self._admission.alone = alone
+        if alone:
+            for identity in list(self._swarm.connections):
+                self._tasks.start_soon(self._sessions.close, identity)
+        else:
+            self._dialler.wake()
+
     def watch(self, peers: Sequence[PeerId]) -> None:
         """Notice within ``silence_s`` when one of these stops."""
         self._watched = frozenset(peers)

@@ -17,8 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2pfleet.adapters.store.durable_file import make_folder, os_errors_explained, sync_folder
-from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.adapters.store.durable_file import (
+    CHECK_DISK,
+    FREE_SPACE,
+    MOUNT_AGAIN,
+    make_folder,
+    os_errors_explained,
+    sync_folder,
+)
+from p2pfleet.core.errors import DiskTrouble, ExitCode, P2pfleetError
 
 _log = logging.getLogger(__name__)
 
@@ -252,24 +259,27 @@ def _explain(error: sqlite3.Error, path: Path, kind: DatabaseKind) -> P2pfleetEr
     if code in _DAMAGED or reason.startswith("Could not decode"):
         return _damaged(path, kind, reason)
     if code == sqlite3.SQLITE_FULL:
-        return P2pfleetError(
+        return DiskTrouble(
             f"the disk that holds {path} is full, so nothing more can be saved.",
             "Free some space there, or choose another --data-dir, and start again.",
+            FREE_SPACE,
         )
     if code in _REFUSED:
-        return P2pfleetError(
+        return DiskTrouble(
             f"{path} cannot be written: {reason}.",
             "Check that the file and its folder belong to you and that the disk is not mounted"
             " read-only, or choose another --data-dir.",
+            MOUNT_AGAIN,
         )
     if code in _BUSY:
         return P2pfleetError(
             f"another program holds {path}.", "End that program (perhaps a backup) and try again."
         )
     if code == sqlite3.SQLITE_IOERR:
-        return P2pfleetError(
+        return DiskTrouble(
             f"the disk that holds {path} failed to read or write ({reason}).",
             "Check that it is not full and not failing (dmesg names it), and start again.",
+            CHECK_DISK,
             ExitCode.DAMAGED,
         )
     return P2pfleetError(f"{kind.name} ({path}) could not be used: {reason}.", "Start again.")

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from p2pfleet.core.errors import ExitCode, P2pfleetError
+from p2pfleet.core.errors import DiskTrouble, ExitCode, P2pfleetError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_REFUSED = {errno.EACCES, errno.EPERM}
+FREE_SPACE = "free 200 MB there"
+MOUNT_AGAIN = "mount it for writing"
+CHECK_DISK = "check it (dmesg names it)"
 
 
 def sync_folder(folder: Path) -> None:
@@ -70,9 +73,16 @@ def replace_file(path: Path, data: bytes) -> None:
 def explain_os_error(error: OSError, path: Path) -> P2pfleetError:
     """What ``error`` at ``path`` means to a person, and what to do."""
     if error.errno in _FULL:
-        return P2pfleetError(
+        return DiskTrouble(
             f"the disk that holds {path} is full (or your share of it is used up).",
             "Free some space there, or choose another --data-dir, and start again.",
+            FREE_SPACE,
+        )
+    if error.errno == errno.EROFS:
+        return DiskTrouble(
+            f"the disk that holds {path} is mounted read-only.",
+            "Mount it for writing, or choose another --data-dir.",
+            MOUNT_AGAIN,
         )
     if error.errno in _REFUSED:
         return P2pfleetError(
@@ -81,9 +91,10 @@ def explain_os_error(error: OSError, path: Path) -> P2pfleetError:
             " or choose another --data-dir.",
         )
     if error.errno == errno.EIO:
-        return P2pfleetError(
+        return DiskTrouble(
             f"the disk that holds {path} failed to read or write.",
             "Check the disk (dmesg names it) before you go on; back up the identity file.",
+            CHECK_DISK,
             ExitCode.DAMAGED,
         )
     reason = error.strerror or str(error)

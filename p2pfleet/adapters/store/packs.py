@@ -16,14 +16,15 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from p2pfleet.adapters.store.blob_files import BlobFiles
-from p2pfleet.adapters.store.durable_file import make_folder, os_errors_explained
+from p2pfleet.adapters.store.durable_file import FREE_SPACE, make_folder, os_errors_explained
 from p2pfleet.adapters.store.pack_index import Member, PackIndex, Place
 from p2pfleet.adapters.store.partial import FilePartial
 from p2pfleet.adapters.store.piece_file import size_in_pieces
-from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
+from p2pfleet.core.errors import DiskTrouble, ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.ids import (
     Cid,
     cid_from_sha256,
@@ -36,7 +37,9 @@ from p2pfleet.core.model.job import MAX_EXPIRY_MS, BlobRef
 _log = logging.getLogger(__name__)
 
 QUOTA_SETTING = "disk_mb"
+NEARLY_FULL_BYTES = 16 * 2**20
 _MEGABYTE = 2**20
+_PROBE_BYTES = 2**20
 _USES_REMEMBERED = 256
 
 
@@ -348,11 +351,22 @@ class FilePacks:
                 f"Raise {QUOTA_SETTING} in the configuration, or wait until running jobs end and"
                 " free their part.",
             )
-        return P2pfleetError(
+        # A disk that is full for everything keeps the node from working; one that is too small for
+        # this blob only keeps it from this job.
+        full = free_bytes < self._min_free_bytes + NEARLY_FULL_BYTES
+        kind = partial(DiskTrouble, remedy=FREE_SPACE) if full else P2pfleetError
+        return kind(
             f"only {free_bytes // _MEGABYTE} MB are free on the disk that holds {self._root}, and"
             f" {self._min_free_bytes // _MEGABYTE} MB are to stay free.",
             "Free some space there, or choose another --data-dir.",
         )
+
+    def check_room(self) -> None:
+        """Write something small where blobs are written. Raises :class:`P2pfleetError`."""
+        with self._lock:
+            self._make_room(_PROBE_BYTES)
+        with os_errors_explained(self._root):
+            self._files.write_temporary((bytes(_PROBE_BYTES),)).unlink(missing_ok=True)
 
     def _idle_arriving(self) -> Iterator[tuple[str, int]]:
         for name, size in sorted(self._arriving.items()):

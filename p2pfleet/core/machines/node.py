@@ -34,6 +34,7 @@ from p2pfleet.core.effects import (
     ShutJob,
     Sign,
     Watch,
+    Withdraw,
 )
 from p2pfleet.core.errors import Accept, Ignore, Malformed, Reject
 from p2pfleet.core.events import Event
@@ -141,6 +142,7 @@ class Node(msgspec.Struct):
     wall_offset: int = 0
     restored: bool = False
     paused: bool = False
+    hindered: str = ""
     stopping: bool = False
     pause_until: Millis | None = None
     jobs_summary_at: Millis | None = None
@@ -232,9 +234,9 @@ class Node(msgspec.Struct):
             case ev.ResumeRequested():
                 self.pause_until = None
                 return self._set_paused(False, now)
+            case ev.DiskChanged(reason=reason):
+                return self._hindered(reason, now)
             case ev.PeerConnected(peer=peer, address=address):
-                for known in self.jobs.values():
-                    known.settlement.leases.back(peer)
                 return list(self.membership.connect(peer, address))
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
@@ -470,6 +472,8 @@ class Node(msgspec.Struct):
             return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
             return []
+        for known in self.jobs.values():
+            known.settlement.leases.back(event.peer)
         effects: list[Effect] = [*self.consent.tell((event.peer,))]
         if self.roster.closed:
             let_in = self.roster.named.get(event.peer)
@@ -865,7 +869,7 @@ class Node(msgspec.Struct):
             # What it had committed to before a restart it owes all the same.
             counting = counts(job, self.standing)
             job.write(volunteer.reveal(job.settlement, now, counting), now)
-            if self.paused or (volunteer.open_at or 0) > now:
+            if self.still or (volunteer.open_at or 0) > now:
                 return []
             return volunteer.start_opening(job.settlement, sources)
         return volunteer_round(job, around, now)
@@ -1091,11 +1095,31 @@ class Node(msgspec.Struct):
             effects.extend(job.release(self.me, self.incarnation, now))
         return effects
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing is executed: the owner wants it so, or the disk does not take outputs."""
+        return self.paused or bool(self.hindered)
+
     def _set_paused(self, paused: bool, now: Millis) -> list[Effect]:
-        if paused == self.paused:
+        before, self.paused = self.still, paused
+        return self._stood(before, now)
+
+    def _hindered(self, reason: str, now: Millis) -> list[Effect]:
+        """The disk is in trouble, for nobody knows how long: others may have our units at once."""
+        before, self.hindered = self.still, reason
+        effects: list[Effect] = []
+        for job in self.jobs.values() if reason else ():
+            if job.volunteer is None or not job.volunteer.held:
+                continue
+            units = tuple(sorted(job.volunteer.held))
+            job.write(job.volunteer.release_all(), now)
+            effects.append(Withdraw(job.id, units, kill=True))
+        return effects + self._stood(before, now)
+
+    def _stood(self, before: bool, now: Millis) -> list[Effect]:
+        if self.still == before:
             return []
-        self.paused = paused
-        effects: list[Effect] = [SetPaused(paused)]
+        effects: list[Effect] = [SetPaused(self.still)]
         for job in self.jobs.values():
             effects.extend(self._advance(job, now))
         return effects
@@ -1169,6 +1193,6 @@ class Node(msgspec.Struct):
         times.append(self.ledger.deadline())
         times.append(self.directory.deadline())
         for job in self.jobs.values():
-            times.append(job.deadline(self.paused))
+            times.append(job.deadline(self.still))
             times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))
         return min((at for at in times if at is not None), default=None)
