@@ -38,7 +38,7 @@ def job(**changes: Any) -> dict[str, Any]:
         "id": JOB, "name": "digits", "state": "active", "own": True, "publisher": PEER,
         "units": 10, "open": 10, "certified": 0, "settled": 0, "contested": 0, "failed": 0,
         "running": 0, "votes": 0, "volunteers": 3, "quorum": 2, "replicas_max": 7,
-        "seconds": 1.5, "reason": "", "failures": [], **changes,
+        "seconds": 1.5, "reason": "", "failures": [], "custody": None, **changes,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import trio.testing
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.core.effects import Execute, OpenJob, SetPaused, ShutJob
 from p2pfleet.core.errors import P2pfleetError
-from p2pfleet.core.events import Event, JobOpened, UnitExecuted, UnitFaulted, UnitUnavailable
+from p2pfleet.core.events import Event, InputsKnown, JobOpened, UnitExecuted, UnitFaulted, UnitUnavailable
 from p2pfleet.core.model.ids import JobId, cid_from_sha256, cid_of, sha256
 from p2pfleet.ports import ExecutionFault
 from tests.adapters.sandbox.guarded import guarded, until
@@ -45,6 +45,7 @@ async def test_the_time_in_which_the_share_stood_still_counts_for_how_long_units
         there.act(SetPaused(True))
         there.act(OpenJob(JOB, job_of(packs, INPUT), ()))
         there.act(SetPaused(False))
+        await there.next(InputsKnown)
         await there.next(JobOpened)
         there.act(Execute(JOB, 0, ()))
         executed = await there.next(UnitExecuted)

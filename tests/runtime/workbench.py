@@ -11,7 +11,7 @@ import trio
 
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.core.effects import OpenJob
-from p2pfleet.core.events import Event, JobOpened
+from p2pfleet.core.events import Event, InputsKnown, JobOpened
 from p2pfleet.core.model.ids import Digest, JobId, NetworkId, PeerId, cid_of, sha256
 from p2pfleet.core.model.job import BlobRef, Exact, FixedQuorum, UnitInput, UnitTable
 from p2pfleet.core.wire.codec import encode
@@ -99,6 +99,7 @@ class Bench:
     async def open(self, manifest: Manifest, job: JobId = JOB) -> None:
         """Open a job whose blobs are here."""
         self.act(OpenJob(job, manifest, ()))
+        assert (await self.next(InputsKnown)).job == job
         assert await self.next(JobOpened) == JobOpened(job)
 
 

@@ -26,6 +26,7 @@ from p2pfleet.core.events import (
     Started,
 )
 from p2pfleet.core.machines.consent import Consent
+from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.node import Node
@@ -571,7 +572,8 @@ def test_a_trust_snapshot_is_judged_and_a_newer_one_weighs_votes(case: Case) -> 
     assert kind_of(verdict) == case["verdict"].split()[0]
     settlement = Settlement.create(manifest.job, manifest.manifest, NOW, judge=False)
     settlement.snapshot_number = case["known"]
-    job = Job(manifest.job, manifest, False, settlement, FrameLog(manifest.job))
+    log, custody = FrameLog(manifest.job), Custody(PeerId(bytes(32)), bytes(32))
+    job = Job(manifest.job, manifest, False, settlement, log, custody)
     assert job.weigh(found) == case["weighs"]
 
 
