@@ -11,7 +11,14 @@ import trio.testing
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.core.effects import Execute, OpenJob, SetPaused, ShutJob
 from p2pfleet.core.errors import P2pfleetError
-from p2pfleet.core.events import Event, InputsKnown, JobOpened, UnitExecuted, UnitFaulted, UnitUnavailable
+from p2pfleet.core.events import (
+    Event,
+    InputsKnown,
+    JobOpened,
+    UnitExecuted,
+    UnitFaulted,
+    UnitUnavailable,
+)
 from p2pfleet.core.model.ids import JobId, cid_from_sha256, cid_of, sha256
 from p2pfleet.ports import ExecutionFault
 from tests.adapters.sandbox.guarded import guarded, until
