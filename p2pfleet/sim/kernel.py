@@ -24,6 +24,7 @@ class Kernel:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)  # noqa: S311 (repeatable on purpose; no secret comes of it)
+        self._random = self.random.random
         self.now = 0
         self.events = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -42,11 +43,11 @@ class Kernel:
     def draw(self, span: Span) -> int:
         """A number of milliseconds from a span, each equally likely."""
         low, high = span
-        return low if low == high else low + int(self.random.random() * (high - low + 1))
+        return low if low == high else low + int(self._random() * (high - low + 1))
 
     def chance(self, share: float) -> bool:
         """True with this probability; draws nothing where there is no doubt."""
-        return share > 0 and (share >= 1 or self.random.random() < share)
+        return share > 0 and (share >= 1 or self._random() < share)
 
     def run(self, until: int) -> None:
         """Let everything happen that is planned up to ``until``, or until :meth:`halt`."""
@@ -55,9 +56,12 @@ class Kernel:
         room = AT_ONCE_MAX
         while heap and heap[0][0] <= until and not self._halted:
             time, _, act, what = pop(heap)
-            room = room - 1 if time == self.now else AT_ONCE_MAX
-            assert room, "time stands still: things are planned for now without end"
-            self.now = time
+            if time == self.now:
+                room -= 1
+                assert room, "time stands still: things are planned for now without end"
+            else:
+                room = AT_ONCE_MAX
+                self.now = time
             self.events += 1
             act(*what)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol, TypeGuard, assert_never, get_args
+from typing import Any, Protocol, assert_never, get_args
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
@@ -108,6 +108,7 @@ class Machine:
         self._inbox: deque[ev.Event] = deque()
         self._busy = False
         self._tick_at: int | None = None
+        self._tick_for: int | None = None
         self.compute.clear()
 
     @property
@@ -219,9 +220,7 @@ class Machine:
             effects: list[ef.Effect] = []
             for _ in range(min(len(inbox), EVENTS_MAX)):
                 self._step(inbox.popleft(), effects)
-            effects = self.behaviour.decide(effects)
-            writes = [effect for effect in effects if _is_write(effect)]
-            acts = [effect for effect in effects if _is_act(effect)]
+            writes, acts = _sorted_out(self.behaviour.decide(effects))
             if writes:
                 self.disk.write(writes)
                 if self.dies_at_write:
@@ -230,9 +229,10 @@ class Machine:
                 delay = world.kernel.draw(world.sync_ms)
                 world.kernel.later(delay, self._synced, life, acts)
                 return
-            self._carry_out(acts)
-            if self.life != life:
-                return
+            if acts:
+                self._carry_out(acts)
+                if self.life != life:
+                    return
         self._busy = False
         self._plan_tick()
 
@@ -250,12 +250,12 @@ class Machine:
         node, world = self.node, self.world
         assert node is not None
         world.core_events += 1
-        now = self.clock.monotonic(world.kernel.now)
-        effects = node.handle(event, now)
-        world.trace.step(world.kernel.now, self.number, self.name, event, effects)
+        now = world.kernel.now
+        effects = node.handle(event, self.clock.monotonic(now))
+        world.trace.step(now, self.number, self.name, event, effects)
         world.witness.stepped(self, event, effects)
         for effect in effects:
-            if isinstance(effect, ef.Sign):
+            if type(effect) is ef.Sign:
                 self._step(signed(self.peer, effect.body), into)
             else:
                 into.append(effect)
@@ -265,11 +265,11 @@ class Machine:
         if node is None or not node.restored:
             return
         deadline = node.deadline()
-        if deadline is None:
+        if deadline is None or (self._tick_at is not None and deadline == self._tick_for):
             return
         at = self.clock.reaches(deadline, kernel.now)
         if self._tick_at is None or self._tick_at > at:
-            self._tick_at = at
+            self._tick_at, self._tick_for = at, deadline
             kernel.at(at, self._tick, self.life, at)
 
     def _tick(self, life: int, at: int) -> None:
@@ -409,9 +409,10 @@ class Machine:
 _WRITES = frozenset(get_args(ef.Write))
 
 
-def _is_write(effect: ef.Effect) -> TypeGuard[ef.Write]:
-    return type(effect) in _WRITES
-
-
-def _is_act(effect: ef.Effect) -> TypeGuard[ef.Act]:
-    return type(effect) not in _WRITES
+def _sorted_out(effects: Sequence[ef.Effect]) -> tuple[list[ef.Write], list[ef.Act]]:
+    """What has to be durable before the rest is done, and the rest."""
+    writes: list[Any] = []
+    acts: list[Any] = []
+    for effect in effects:
+        (writes if type(effect) in _WRITES else acts).append(effect)
+    return writes, acts

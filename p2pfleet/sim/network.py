@@ -169,14 +169,15 @@ class Network:
             self.lost += 1
             return
         kernel, quality = self.kernel, self.quality
-        if not first and quality.loss and kernel.random.random() < quality.loss:
+        chance = kernel.random.random
+        if not first and quality.loss and chance() < quality.loss:
             self.lost += 1
             return
-        for _ in range(2 if kernel.chance(quality.duplicate) else 1):
-            arrival = kernel.now + link.base + int(kernel.random.random() * self._jitter)
-            if first or not kernel.chance(quality.reorder):
-                arrival = max(arrival, link.last)
-                link.last = arrival
+        twice = quality.duplicate and kernel.chance(quality.duplicate)
+        for _ in (1, 2) if twice else (1,):
+            arrival = kernel.now + link.base + int(chance() * self._jitter)
+            if first or not quality.reorder or not kernel.chance(quality.reorder):
+                link.last = arrival = max(arrival, link.last)
             link.pending += 1
             kernel.at(arrival, self._arrive, link, link.epoch, event)
 

@@ -66,6 +66,8 @@ def _unseal_as(sealed: ms.Sealed, kind: Any) -> Verified:
     if sealed.signer != ms.signer_of(body):
         raise Malformed("signed by somebody else than it names")
     match body:
+        case ms.Frame():
+            return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
         case ms.Manifest():
             return VerifiedManifest(sealed, ms.job_id(sealed), body)
         case ms.Closure():
@@ -80,8 +82,6 @@ def _unseal_as(sealed: ms.Sealed, kind: Any) -> Verified:
             return VerifiedJobsRecord(sealed, body)
         case ms.Receipt():
             return VerifiedReceipt(sealed, body)
-        case ms.Frame():
-            return VerifiedFrame(sealed, FrameHash(sealed.hash), body)
         case ms.Members():
             return VerifiedMembers(sealed, body)
         case ms.Invitation():
@@ -105,12 +105,12 @@ def signed(me: PeerId, body: ms.SignedBody) -> ev.Event:
 def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
     """The event by which a node hears of a signed body; of a record outside a hello: none."""
     match verified:
+        case VerifiedFrame():
+            return ev.FrameReceived(source, verified)
         case VerifiedManifest():
             return ev.ManifestReceived(source, verified)
         case VerifiedClosure():
             return ev.ClosureReceived(source, verified)
-        case VerifiedFrame():
-            return ev.FrameReceived(source, verified)
         case VerifiedRequirement():
             return ev.RequirementReceived(source, verified)
         case VerifiedSnapshot():
@@ -130,13 +130,13 @@ def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
 def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
     """What a stream message of ``source`` means to the core; ``None``: refused before it."""
     match message:
+        case ms.Deliver(sealed=sealed):
+            return delivered(source, unseal(sealed))
         case ms.Hello(record=sealed):
             record = unseal(sealed)
             if not isinstance(record, VerifiedRecord) or record.record.peer != source:
                 return None
             return ev.HelloReceived(source, record)
-        case ms.Deliver(sealed=sealed):
-            return delivered(source, unseal(sealed))
         case ms.JobsSummary(open=open_jobs, closed=closed):
             return ev.JobsSummaryReceived(source, open_jobs, closed)
         case ms.FramesSummary(job=job, positions=positions, snapshot=snapshot):

@@ -216,6 +216,11 @@ class Custody(msgspec.Struct):
 
     # ---- a look around -----------------------------------------------------------------------
 
+    def idle(self, now: Millis) -> bool:
+        """Whether :meth:`advance` has nothing to do now."""
+        looks = self.look_at is not None and self.look_at <= now
+        return not (looks or self.todo or self.arrived)
+
     def advance(
         self, settlement: Settlement, near: Neighbours, now: Millis
     ) -> tuple[list[Entry], list[Effect]]:

@@ -48,13 +48,14 @@ class FrameLog(msgspec.Struct):
         """
         frame = verified.frame
         key = (frame.author, frame.incarnation)
-        position = self.next.get(key, 0)
-        ahead = self.ahead.get(key, [])
+        known = self.next.get(key)
+        position = known or 0
+        ahead = self.ahead.get(key) or []
         if frame.sequence < position or frame.sequence in ahead:
             return "a frame of this number is here already"
         if frame.sequence - position > AHEAD_MAX or len(ahead) >= AHEAD_MAX:
             return "too far ahead of what is here"
-        if key not in self.next and len(self.next) >= AUTHORS_MAX:
+        if known is None and len(self.next) >= AUTHORS_MAX:
             return "too many authors"
         count = self.entries.get(frame.author, 0) + sum(map(weight, frame.entries))
         allowed = 256 + 24 * units + min(LEASE_ENTRIES_MAX * leases, RENEWALS_MAX)
@@ -72,7 +73,7 @@ class FrameLog(msgspec.Struct):
         self.next[key] = position
         if ahead:
             self.ahead[key] = ahead
-        else:
+        elif self.ahead:
             self.ahead.pop(key, None)
         return None
 

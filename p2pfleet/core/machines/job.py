@@ -54,7 +54,8 @@ class Ended(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct):
     """An open job, its frames and its units.
 
-    ``retired`` is what the node did as a volunteer, while it has left the job.
+    ``retired`` is what the node did as a volunteer, while it has left the job; ``shared`` the
+    answer of :meth:`sharing` for ``shared_with``.
     """
 
     id: JobId
@@ -76,6 +77,8 @@ class Job(msgspec.Struct):
     volunteer: Volunteer | None = None
     retired: Volunteer | None = None
     publisher: Publisher | None = None
+    shared_with: tuple[PeerId, ...] | None = None
+    shared: int = 0
 
     @property
     def manifest(self) -> Manifest:
@@ -88,8 +91,9 @@ class Job(msgspec.Struct):
 
     def admit(self, frame: VerifiedFrame, wall_ms: int, bounded: bool) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here."""
-        leases = max(0, wall_ms - self.manifest.issued_ms) // self.manifest.lease_ms
-        return self.log.admit(frame, self.manifest.units, leases, bounded)
+        manifest = self.sealed.manifest
+        leases = max(0, wall_ms - manifest.issued_ms) // manifest.lease_ms
+        return self.log.admit(frame, manifest.units, leases, bounded)
 
     def restore(self, units: tuple[UnitRow, ...], snapshots: tuple[VerifiedSnapshot, ...]) -> None:
         """Take the ledger up again as the store has it."""
@@ -165,12 +169,29 @@ class Job(msgspec.Struct):
         """``peer`` takes part in this job."""
         if peer not in self.participants and len(self.participants) < PARTICIPANTS_MAX:
             self.participants[peer] = True
+            self.shared_with = None
+
+    def left(self, peer: PeerId) -> None:
+        """``peer`` is not here any more."""
+        self.participants.pop(peer, None)
+        self.asked_at.pop(peer, None)
+        self.shared_with = None
+
+    def sharing(self, volunteers: tuple[PeerId, ...], me: PeerId) -> int:
+        """How many share the job's work, ``me`` among them: ``volunteers`` and participants.
+
+        The answer holds until either changes; an unchanged tuple of volunteers is the same object.
+        """
+        if self.shared_with is not volunteers:
+            others = {*volunteers, *self.participants}
+            self.shared = len(others - {me, self.manifest.publisher}) + 1
+            self.shared_with = volunteers
+        return self.shared
 
     def others(self, here: Sequence[PeerId]) -> tuple[PeerId, ...]:
         """Those who are here and take part, sorted like ``here``."""
-        return tuple(
-            peer for peer in here if peer in self.participants or peer == self.manifest.publisher
-        )
+        participants, publisher = self.participants, self.sealed.manifest.publisher
+        return tuple([peer for peer in here if peer in participants or peer == publisher])
 
     def write(self, entries: list[Entry], now: Millis) -> None:
         """Put entries into the next frame, which leaves within FLUSH_MS."""
@@ -237,20 +258,26 @@ class Job(msgspec.Struct):
 
         Claims and votes that come seconds late cost everybody executions.
         """
+        if not self.log.ahead:
+            return []
         key = (frame.author, frame.frame.incarnation)
         if key not in self.log.ahead or now - self.asked_at.get(source, -ASK_BACK_MS) < ASK_BACK_MS:
             return []
         self.asked_at[source] = now
         return [Send((source,), self.summary())]
 
-    def deadline(self, paused: bool) -> Millis | None:
-        """When this job wants to be ticked next."""
-        times = [self.flush_at, self.summary_at if self.joined else None]
+    def deadlines(self, paused: bool) -> list[Millis | None]:
+        """When this job wants to be ticked: the first of these, ``None`` being never."""
+        times = [self.flush_at]
+        joined = False
         if self.volunteer is not None:
-            times.append(self.volunteer.deadline(paused))
+            times.extend(self.volunteer.deadlines(paused))
+            joined = self.volunteer.open
         if self.publisher is not None:
             times.append(self.publisher.deadline())
-        if self.joined:
+            joined = True
+        if joined:
+            times.append(self.summary_at)
             times.append(self.custody.deadline())
             times.extend(self.settlement.later.values())
-        return min((at for at in times if at is not None), default=None)
+        return times

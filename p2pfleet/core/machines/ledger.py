@@ -261,8 +261,10 @@ class Ledger(msgspec.Struct):
         before: how long its answers took cannot be told from it.
         """
         dues = self.open.get(settlement.job)
+        if dues is None or source != frame.author:
+            return
         since = self.here_since.get(frame.author)
-        if dues is not None and source == frame.author and since is not None:
+        if since is not None:
             dues.seen(settlement, frame, now, fresh=now - since >= BACKLOG_MS)
 
     def settled(
@@ -317,10 +319,8 @@ class Ledger(msgspec.Struct):
 
     def deadline(self) -> Millis | None:
         """When receipts are due next."""
-        return min(
-            (dues.issue_at for dues in self.open.values() if dues.issue_at is not None),
-            default=None,
-        )
+        due = [dues.issue_at for dues in self.open.values() if dues.issue_at is not None]
+        return min(due, default=None)
 
     # ---- as a volunteer ----------------------------------------------------------------------
 

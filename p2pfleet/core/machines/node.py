@@ -108,6 +108,7 @@ PROOFS_TOLD = 8
 RETELL_ONE_IN = 4
 CUSTODY_BYTES = 2**31
 WATCH_MS = 1_000
+_VOTES = (Reveal, Endorse)
 
 
 class Node(msgspec.Struct):
@@ -189,9 +190,14 @@ class Node(msgspec.Struct):
 
     def handle(self, event: Event, now: Millis) -> list[Effect]:
         """Take one event in; returns what has to be done, in order."""
-        effects = self._route(event, now)
+        if isinstance(event, ev.FrameReceived) and not self.roster.closed:  # by far the commonest
+            effects = self._frame(event.source, event.frame, now)
+        else:
+            effects = self._route(event, now)
         if self.restored:
-            effects.extend(self._flush(now))
+            for job in self.book.open.values():
+                if job.flush_at is not None and job.flush_at <= now:
+                    effects.extend(job.flush(self.me, self.incarnation))
             if now >= self.watch_at:
                 effects.extend(self._watch(now))
         return effects
@@ -201,9 +207,15 @@ class Node(msgspec.Struct):
             verdict = stranger(event, self.roster, self.me)
             if verdict is not None:
                 return [Report(*verdict)]
-        if isinstance(event, ev.FrameReceived):  # the commonest by far
-            return self._frame(event.source, event.frame, now)
         match event:
+            case ev.FrameReceived():
+                return self._frame(event.source, event.frame, now)
+            case ev.Tick():
+                return self._tick(now)
+            case ev.UnitExecuted() | ev.UnitFaulted() | ev.UnitUnavailable():
+                return self._worked(event, now)
+            case ev.CommitmentsChecked():
+                return self._checked(event, now)
             case ev.Started():
                 self.incarnation = event.incarnation
                 self.coin = event.coin
@@ -224,8 +236,6 @@ class Node(msgspec.Struct):
                 return self._frame_restored(frame, now)
             case ev.RestoreFinished():
                 return self._restore_finished(now)
-            case ev.Tick():
-                return self._tick(now)
             case ev.StopRequested():
                 return self._stop(now)
             case ev.PauseRequested(for_ms=for_ms):
@@ -243,8 +253,7 @@ class Node(msgspec.Struct):
                 self.repair.forget(peer)
                 self.roster.forget(peer)
                 for known in self.jobs.values():
-                    known.participants.pop(peer, None)
-                    known.asked_at.pop(peer, None)
+                    known.left(peer)
                     known.settlement.leases.vanished(peer, Millis(now + GRACE_MS))
                 return []
             case ev.HelloReceived():
@@ -321,8 +330,6 @@ class Node(msgspec.Struct):
                 return self._opened(job_id, now)
             case ev.JobUnavailable():
                 return self._unavailable(event, now)
-            case ev.UnitExecuted() | ev.UnitFaulted() | ev.UnitUnavailable():
-                return self._worked(event, now)
             case ev.CommitmentsMade(job=job_id):
                 job = self.jobs.get(job_id)
                 if job is None or job.volunteer is None:
@@ -332,8 +339,6 @@ class Node(msgspec.Struct):
                 )
                 job.write(entries, now)
                 return effects + self._advance(job, now)
-            case ev.CommitmentsChecked(job=job_id):
-                return self._checked(event, now)
             case ev.Compared(job=job_id):
                 return self._compared(event, now)
             case ev.RingersKnown(job=job_id):
@@ -769,31 +774,33 @@ class Node(msgspec.Struct):
     # ---- frames ------------------------------------------------------------------------------
 
     def _frame(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
-        job = self.jobs.get(frame.frame.job)
-        if job is None or (source != self.me and not job.joined):
+        job = self.book.open.get(frame.frame.job)
+        told = source != self.me
+        if job is None or (told and not job.joined):
             return []
-        verdict = judge_frame(frame.frame, job.manifest, self.membership.terms)
+        verdict = judge_frame(frame.frame, job.sealed.manifest, self.membership.terms)
         if not isinstance(verdict, Accept):
             return [Report(source, verdict)]
-        own = frame.author == self.me
+        author = frame.frame.author
+        own = author == self.me
         if job.admit(frame, self.wall_ms(now), bounded=not own) is not None:
             if own or not job.log.differs(frame):
                 return []
             place = (frame.frame.incarnation, frame.frame.sequence)
             return [Prove(job.id, frame.author, *place, frame.sealed)]
         effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
-        if source == self.me:
+        if not told:
             others = job.others(self.membership.present())
             if others:
                 effects.append(Send(others, Deliver(frame.sealed)))
-        elif self.membership.here(frame.author):
-            job.join(frame.author)
-        if source != self.me:
-            job.settlement.leases.heard_of(frame.author, now)
+        else:
+            if self.membership.here(author):
+                job.join(author)
+            job.settlement.leases.heard_of(author, now)
             effects.extend(job.ask_back(source, frame, now))
-            if source == frame.author:
+            if source == author:
                 effects.extend(self._retell(job, frame))
-        past = own and source != self.me
+        past = own and told
         if past:
             self._outlive(frame)
         counting = counts(job, self.standing)
@@ -813,7 +820,8 @@ class Node(msgspec.Struct):
         for one in () if own else outcome.faults:
             place = (one.place.incarnation, one.place.sequence)
             effects.append(Prove(job.id, one.author, *place, frame.sealed))
-        return effects + self._advance(job, now)
+        effects.extend(self._advance(job, now))
+        return effects
 
     def _outlive(self, frame: VerifiedFrame) -> None:
         """An own frame that was lost here: whatever is written from now on is of a later life.
@@ -836,8 +844,9 @@ class Node(msgspec.Struct):
         Else an author that tells some peers one thing and others another is found out by nobody:
         each has a frame of that number and asks for no more.
         """
-        if sha256(self.coin + frame.hash)[0] % RETELL_ONE_IN or not any(
-            isinstance(entry, Reveal | Endorse) for entry in frame.frame.entries
+        if (
+            not any(type(entry) in _VOTES for entry in frame.frame.entries)
+            or sha256(self.coin + frame.hash)[0] % RETELL_ONE_IN
         ):
             return []
         others = [p for p in job.others(self.membership.present()) if p != frame.author]
@@ -848,7 +857,7 @@ class Node(msgspec.Struct):
 
     def _advance(self, job: Job, now: Millis) -> list[Effect]:
         """Let the job's own machine decide what comes next."""
-        if not self.restored or self.stopping or job.id not in self.jobs:
+        if not self.restored or self.stopping or job.id not in self.book.open:
             return []
         sources = self._sources(job)
         around = self._around(job, sources)
@@ -880,7 +889,7 @@ class Node(msgspec.Struct):
             self.membership.here,
             self.membership.numeric_class,
             sources,
-            self._sharing(job),
+            job.sharing(self.membership.volunteers(), self.me),
             self.paused,
             self.membership.volunteers(),
             lambda length: self._has_room(job.manifest.publisher, length),
@@ -1081,11 +1090,6 @@ class Node(msgspec.Struct):
         terms = self.membership.terms
         return self.ledger.received(event.source, event.receipt, self.me, manifest, terms)
 
-    def _sharing(self, job: Job) -> int:
-        """How many volunteers share a job's work, this one among them."""
-        others = {*self.membership.volunteers(), *job.participants}
-        return len(others) - (self.me in others) - (job.manifest.publisher in others) + 1
-
     # ---- time --------------------------------------------------------------------------------
 
     def _stop(self, now: Millis) -> list[Effect]:
@@ -1122,13 +1126,6 @@ class Node(msgspec.Struct):
         effects: list[Effect] = [SetPaused(self.still)]
         for job in self.jobs.values():
             effects.extend(self._advance(job, now))
-        return effects
-
-    def _flush(self, now: Millis) -> list[Effect]:
-        effects: list[Effect] = []
-        for job in self.jobs.values():
-            if job.flush_at is not None and job.flush_at <= now:
-                effects.extend(job.flush(self.me, self.incarnation))
         return effects
 
     def _tick(self, now: Millis) -> list[Effect]:
@@ -1192,7 +1189,7 @@ class Node(msgspec.Struct):
         times.extend(self.snapshot_at.values())
         times.append(self.ledger.deadline())
         times.append(self.directory.deadline())
-        for job in self.jobs.values():
-            times.append(job.deadline(self.still))
-            times.append(Millis(job.manifest.expires_ms - self.wall_offset + 1))
-        return min((at for at in times if at is not None), default=None)
+        for job in self.book.open.values():
+            times.extend(job.deadlines(self.still))
+            times.append(Millis(job.sealed.manifest.expires_ms - self.wall_offset + 1))
+        return min([at for at in times if at is not None], default=None)

@@ -97,6 +97,8 @@ def neighbours(job: Job, around: Around) -> Neighbours:
 
 def keep_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     """See to it that the job's blobs have their copies."""
+    if job.custody.idle(now):
+        return []
     entries, effects = job.custody.advance(job.settlement, neighbours(job, around), now)
     job.write(entries, now)
     return effects
@@ -128,12 +130,14 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     volunteer, settlement = job.volunteer, job.settlement
     assert volunteer is not None
     counting = counts(job, around.standing)
-    outcome = settlement.due(now, counting)
+    effects: list[Effect] = []
+    if settlement.later:
+        effects.extend(rows(job, settlement.due(now, counting)))
     job.custody.certified(settlement, settlement.touched)
     numbers = sorted({*settlement.touched, *volunteer.due(now)})
     settlement.touched.clear()
-    effects = rows(job, outcome)
-    effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
+    if numbers:
+        effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
     entries, more = volunteer.advance(
         settlement,
         now,
@@ -144,5 +148,8 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
         alone=not around.present(job.manifest.publisher),
         barred=lambda number: job.custody.barred(number, settlement),
     )
-    job.write(entries, now)
-    return effects + more + keep_round(job, around, now)
+    if entries:
+        job.write(entries, now)
+    effects.extend(more)
+    effects.extend(keep_round(job, around, now))
+    return effects

@@ -93,7 +93,11 @@ class Settlement(msgspec.Struct):
     checks of a middling peer in the snapshot: of who may answer next. ``heard`` are all frames
     that are here, ``pending`` by author the reveals of commitments in frames that are not.
     ``owed`` are by author the commitments, by unit and attempt, that are not revealed yet, the
-    oldest first, and when each of them becomes a debt.
+    oldest first, and when each of them becomes a debt. ``at_first`` is how many replicas a unit
+    wants that nobody has answered yet, ``of_newcomers`` the same without a snapshot. ``trusting``
+    says whether there is a trust snapshot that weighs votes, so that newcomers count less: by a
+    fixed quorum all count alike, whatever the manifest names; volunteers of such a job do not even
+    have the snapshot, and have to come to what its publisher does.
     """
 
     job: JobId
@@ -120,12 +124,20 @@ class Settlement(msgspec.Struct):
     stirred: dict[int, bool] = {}
     stirred_all: bool = True
     typical: int = 0
+    trusting: bool = False
+    at_first: int = 0
+    of_newcomers: int = 0
 
     @classmethod
     def create(cls, job: JobId, manifest: Manifest, since: Millis, judge: bool) -> Settlement:
         """Of a job that nobody has worked on yet."""
         hold_ms = max(HOLD_LEASES * manifest.lease_ms, 2 * manifest.limits.cpu_ms)
-        return cls(job, manifest, Leases(manifest.lease_ms, hold_ms), since, judge)
+        made = cls(job, manifest, Leases(manifest.lease_ms, hold_ms), since, judge)
+        stop = manifest.stop
+        of_newcomers = rule.missing(stop, (), (), 0, False)
+        made.of_newcomers = stop.quorum if isinstance(stop, FixedQuorum) else of_newcomers
+        made.at_first = of_newcomers
+        return made
 
     # ---- questions ---------------------------------------------------------------------------
 
@@ -152,23 +164,9 @@ class Settlement(msgspec.Struct):
         return self.weights.get(peer, 0)
 
     @property
-    def trusting(self) -> bool:
-        """Whether there is a trust snapshot that weighs votes, so that newcomers count less.
-
-        By a fixed quorum all count alike, whatever the manifest names; volunteers of such a job do
-        not even have the snapshot, and have to come to what its publisher does.
-        """
-        return self.snapshot is not None and not isinstance(self.manifest.stop, FixedQuorum)
-
-    @property
     def _soft(self) -> bool:
         """Whether answers are compared within a tolerance, so that one may endorse another."""
         return isinstance(self.manifest.comparison, Tolerance)
-
-    @property
-    def at_first(self) -> int:
-        """How many replicas a unit wants that nobody has answered yet."""
-        return rule.missing(self.manifest.stop, (), (), self.typical, self.trusting)
 
     def in_debt(self, peer: PeerId, now: Millis) -> bool:
         """Whether a peer has left a commitment unrevealed for so long that nobody waits for it."""
@@ -182,10 +180,6 @@ class Settlement(msgspec.Struct):
         """
         trust = self.manifest.trust
         known = (not self.trusting or peer in self.weights) and not self.in_debt(peer, now)
-        stop = self.manifest.stop
-        wanted = (
-            stop.quorum if isinstance(stop, FixedQuorum) else rule.missing(stop, (), (), 0, False)
-        )
         return Millis(
             self.since
             + sortition.eligible_after_ms(
@@ -193,7 +187,7 @@ class Settlement(msgspec.Struct):
                 number,
                 peer,
                 crowd=trust.crowd,
-                wanted=wanted,
+                wanted=self.of_newcomers,
                 step_ms=trust.step_ms,
                 known=known,
             )
@@ -202,18 +196,22 @@ class Settlement(msgspec.Struct):
     def flying(self, number: int, now: Millis, counts: Counts) -> list[PeerId]:
         """Peers whose answer to the unit may come soon: a claim runs, or a commitment is not
         revealed yet; sorted. Newcomers beyond their share are none of them."""
+        found: list[PeerId] = []
+        claims = self.leases.units.get(number)
+        if claims:
+            found = [peer for peer, lease in claims.items() if lease.until > now and counts(peer)]
         unit = self.units.get(number)
-        claims = self.leases.units.get(number, {})
-        found = {peer for peer, lease in claims.items() if lease.until > now}
-        if self.leases.gone and found:
-            found.intersection_update(self.leases.claimants(number, now))
-        if unit is not None:
-            debt = self.debt_ms
-            for peer in unit.commits:
-                owed = unit.waiting(peer)
-                if owed is not None and owed.attempt >= unit.attempt - 1 and now - owed.seen < debt:
-                    found.add(peer)
-        return sorted(peer for peer in found if counts(peer))
+        if found and self.leases.gone:
+            here = self.leases.claimants(number, now)
+            found = [peer for peer in found if peer in here]
+        if unit is not None and unit.unrevealed:
+            oldest = now - self.debt_ms
+            for peer, owed in unit.unrevealed.items():
+                lately = owed.attempt >= unit.attempt - 1 and owed.seen > oldest
+                if lately and peer not in found and counts(peer):
+                    found.append(peer)
+        found.sort()
+        return found
 
     def missing(self, number: int, flying: Sequence[PeerId], now: Millis) -> int:
         """How many more replicas the unit wants beside those of ``flying``."""
@@ -269,12 +267,12 @@ class Settlement(msgspec.Struct):
         unit = self.units[number]
         found: list[rule.Ballot] = []
         all_counted = not unit.withdrawn and not unit.opened
-        for peer in sorted(unit.votes):
+        for peer, votes in sorted(unit.votes.items()):
             if not counts(peer):
                 continue
             checks = self.weights.get(peer, 0)
-            answer = unit.votes[peer][0].digest
-            for vote in unit.votes[peer]:
+            answer = votes[0].digest
+            for vote in votes:
                 if vote.digest != answer:
                     continue  # who learnt the right one later does not get another voice
                 key = (peer, vote.attempt)
@@ -350,32 +348,33 @@ class Settlement(msgspec.Struct):
         changed: dict[int, bool] = {}
         self.heard[frame.hash] = Heard(author, place)
         for index, entry in enumerate(frame.frame.entries):
-            match entry:
-                case Claim(units=units):
-                    if not overtaken and not past:  # else its release may have been here already
-                        self._claimed(author, units, now, corner)
-                case Release(units=units):
-                    for number in units:
-                        self.leases.release(author, number)
-                case Commit():
-                    if own:
-                        self._heard_first(author, place, entry)
-                    self._committed(author, place, frame.hash, index, entry, now, changed, corner)
-                    waiting = self.pending.get(author, {}).pop((frame.hash, index), None)
+            # Not by patterns, see rules.admission.
+            if type(entry) is Claim:
+                if not overtaken and not past:  # else its release may have been here already
+                    self._claimed(author, entry.units, now, corner)
+            elif type(entry) is Commit:
+                if own:
+                    self._heard_first(author, place, entry)
+                self._committed(author, place, frame.hash, index, entry, now, changed, corner)
+                if author in self.pending:
+                    waiting = self.pending[author].pop((frame.hash, index), None)
                     if waiting is not None:
                         self._revealed(author, *waiting, outcome, now, changed)
-                case Reveal():
-                    self._revealed(author, place, frame.hash, index, entry, outcome, now, changed)
-                case Endorse():
-                    ref = VoteRef(frame.hash, index)
-                    self._endorsed(author, place, ref, entry, outcome, changed)
-                case Failure():
-                    self._failed(author, entry, now, changed)
-                case Audit():
-                    unit = self.unit(entry.unit)
-                    if unit.audit is None:
-                        unit.audit = (entry.digest, VoteRef(frame.hash, index))
-                        changed[entry.unit] = True
+            elif type(entry) is Reveal:
+                self._revealed(author, place, frame.hash, index, entry, outcome, now, changed)
+            elif type(entry) is Release:
+                for number in entry.units:
+                    self.leases.release(author, number)
+            elif type(entry) is Endorse:
+                ref = VoteRef(frame.hash, index)
+                self._endorsed(author, place, ref, entry, outcome, changed)
+            elif type(entry) is Failure:
+                self._failed(author, entry, now, changed)
+            elif type(entry) is Audit:
+                unit = self.unit(entry.unit)
+                if unit.audit is None:
+                    unit.audit = (entry.digest, VoteRef(frame.hash, index))
+                    changed[entry.unit] = True
         if self.pending:
             self._no_commitment(frame.hash, author, outcome)
         for number in changed:
@@ -432,7 +431,9 @@ class Settlement(msgspec.Struct):
             mine = unit.commits.setdefault(author, [])
             # A second commitment in one attempt is nobody's fault (a crash may do that), and the
             # first one stays.
-            if len(mine) < ATTEMPTS_A_PEER and all(c.attempt != item.attempt for c in mine):
+            if not mine or (
+                len(mine) < ATTEMPTS_A_PEER and all(c.attempt != item.attempt for c in mine)
+            ):
                 counts_from = Millis(max(now, self.eligible_at(item.unit, author, now)))
                 if counts_from == now:
                     counts_from = Millis(0)
@@ -442,6 +443,7 @@ class Settlement(msgspec.Struct):
                 owed = self.owed.setdefault(author, {})
                 owed[item.unit, item.attempt] = Millis(now + self.debt_ms)
                 mine.sort(key=lambda each: each.attempt)
+                unit.revealing(author)
                 changed[item.unit] = True
                 if unit.state in ("open", "contested"):
                     self.begun[item.unit] = True
@@ -465,6 +467,7 @@ class Settlement(msgspec.Struct):
                     if not unit.votes[author]:
                         del unit.votes[author]
                         del self.answered[author][item.unit]
+                unit.revealing(author)
 
     def _revealed(
         self,
@@ -496,9 +499,11 @@ class Settlement(msgspec.Struct):
         for number, item in enumerate(entry.items):
             unit = self.unit(item.unit)
             changed[item.unit] = True
-            committed = next(
-                (c for c in unit.commits.get(author, ()) if c.attempt == item.attempt), None
-            )
+            committed: Committed | None = None
+            for each in unit.commits.get(author, ()):
+                if each.attempt == item.attempt:
+                    committed = each
+                    break
             earlier = unit.vote(author, item.attempt)
             if earlier is not None:
                 same_life = earlier.place.incarnation == place.incarnation
@@ -526,7 +531,9 @@ class Settlement(msgspec.Struct):
             while unit.attempt in unit.revealed and unit.attempt < ATTEMPT_MAX:
                 unit.attempt += 1
             self.answered.setdefault(author, {})[item.unit] = True
-            unit.votes[author].sort(key=lambda each: each.attempt)
+            if len(unit.votes[author]) > 1:
+                unit.votes[author].sort(key=lambda each: each.attempt)
+            unit.revealing(author)
             unit.failures.pop(author, None)
             unit.latest_vote = now
             self.votes += 1
@@ -593,7 +600,7 @@ class Settlement(msgspec.Struct):
         stop, trusting = self.manifest.stop, self.trusting
         first = ranking[0] if ranking else None
         unit.leading = None if first is None else first.digest
-        unit.voters_for = () if first is None else tuple(b.peer for b in first.votes)
+        unit.voters_for = () if first is None else tuple([b.peer for b in first.votes])
         unit.votes_for = () if first is None else first.checks
         unit.votes_against = () if first is None else tuple(map(tuple, first.others))
         self.stuck.pop(number, None)
@@ -602,9 +609,9 @@ class Settlement(msgspec.Struct):
             return
         if keep and unit.state == "certified":
             return
-        winner = next((each for each in ranking if each.holds(stop, trusting)), None)
+        holding = [each for each in ranking if each.holds(stop, trusting)]
+        winner = holding[0] if holding else None
         if winner is not None:
-            certificate = self._certificate(number, winner)
             if (
                 unit.state == "certified"
                 and unit.certificate is not None
@@ -613,7 +620,7 @@ class Settlement(msgspec.Struct):
                 and set(unit.certificate.against) == {ballot.ref for ballot in winner.against}
             ):
                 return  # more votes for the same answer say nothing new
-            self._enter(number, "certified", certificate, "", outcome)
+            self._enter(number, "certified", self._certificate(number, winner), "", outcome)
             return
         reason = self._hopeless(unit, ranking, counts)
         until = Millis(unit.latest_vote + ENDORSED_BY_MS)
@@ -634,6 +641,8 @@ class Settlement(msgspec.Struct):
     def _hopeless(self, unit: Unit, ranking: list[rule.Candidate], counts: Counts) -> str:
         """Why the unit cannot be certified any more; empty if it still may."""
         stop = self.manifest.stop
+        if not unit.failures and len(unit.votes) < stop.replicas_max:
+            return ""
         failures = {peer: why for peer, why in unit.failures.items() if counts(peer)}
         answered = [peer for peer in unit.votes if counts(peer)]
         voters = sorted(peer for peer in answered if unit.counting(peer))
@@ -762,6 +771,9 @@ class Settlement(msgspec.Struct):
         self.weights = {each.peer: each.checks for each in snapshot.snapshot.records}
         checks = sorted(self.weights.values())
         self.typical = checks[len(checks) // 2] if checks else 0
+        stop = self.manifest.stop
+        self.trusting = not isinstance(stop, FixedQuorum)
+        self.at_first = rule.missing(stop, (), (), self.typical, self.trusting)
         self.stirred_all = True
 
     def weighed(self, now: Millis, counts: Counts) -> Outcome:

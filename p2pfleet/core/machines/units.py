@@ -57,7 +57,8 @@ class Endorsement(msgspec.Struct, frozen=True, array_like=True):
 class Unit(msgspec.Struct):
     """``state``: open, certified, settled, contested or failed; the last certificate.
 
-    Votes, commitments and endorsements by peer, in the order of their attempts. ``attempt`` is what
+    Votes, commitments and endorsements by peer, in the order of their attempts; ``unrevealed`` are
+    the last commitments of those who have not revealed them. ``attempt`` is what
     a new commitment belongs to: the first in which nobody ``revealed`` anything yet. ``opened``
     tells of (peer, attempt) whether its commitment held those bytes; ``withdrawn`` are votes that
     count no more, because their author was caught. ``voters_for`` vote for the leading result;
@@ -70,6 +71,7 @@ class Unit(msgspec.Struct):
     revealed: dict[int, bool] = {}
     asked: int = 0
     commits: dict[PeerId, list[Committed]] = {}
+    unrevealed: dict[PeerId, Committed] = {}
     votes: dict[PeerId, list[Vote]] = {}
     endorsed: dict[PeerId, list[Endorsement]] = {}
     failures: dict[PeerId, str] = {}
@@ -121,14 +123,15 @@ class Unit(msgspec.Struct):
 
     def waiting(self, peer: PeerId) -> Committed | None:
         """The last commitment of a peer that it has not revealed yet."""
+        return self.unrevealed.get(peer)
+
+    def revealing(self, peer: PeerId) -> None:
+        """Commitments or votes of a peer have changed: see whether it still has to reveal one."""
         commits = self.commits.get(peer)
-        if not commits:
-            return None
-        last = commits[-1]
-        for vote in self.votes.get(peer, ()):
-            if vote.attempt == last.attempt:
-                return None
-        return last
+        if commits and self.vote(peer, commits[-1].attempt) is None:
+            self.unrevealed[peer] = commits[-1]
+        else:
+            self.unrevealed.pop(peer, None)
 
     def holders(self, digest: Digest) -> list[tuple[PeerId, int]]:
         """Who revealed a digest, and of what length; sorted."""

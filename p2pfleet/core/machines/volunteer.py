@@ -81,6 +81,12 @@ class Batch(msgspec.Struct):
     reveal_by: Millis = Millis(0)
     revealed: bool = False
     looked: bool = False
+    units: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, own: OwnSeed) -> Batch:
+        """Answers that are not written down in a frame yet."""
+        return cls(own, units=frozenset([item.unit for item in own.items]))
 
 
 class Volunteer(msgspec.Struct):
@@ -93,7 +99,11 @@ class Volunteer(msgspec.Struct):
     ``opened`` says of (unit, attempt, peer) whether it is known by now if that commitment held the
     bytes. ``compared`` says of (unit, digest) whether another's answer is ours too;
     ``compare_at`` is when a unit is looked at again, to compare or to commit; ``endorsing`` in
-    which attempt another's answer was endorsed last.
+    which attempt another's answer was endorsed last. ``order`` are all units as this
+    volunteer prefers them, ``places`` where each stands in it; ``drawn`` says whether the coin fell
+    on an audit of a unit, and ``eligible_at`` from when on this volunteer may take it, by the trust
+    snapshot of a number and as a debtor or not: ``eligible_by``. Before ``quiet_until`` no claim
+    has to be renewed or lapses.
     """
 
     me: PeerId
@@ -104,8 +114,10 @@ class Volunteer(msgspec.Struct):
     open_at: Millis | None = None
     open_failures: int = 0
     order: list[int] = []
+    places: dict[int, int] = {}
     cursor: int = 0
     held: dict[int, Held] = {}
+    quiet_until: Millis = Millis(0)
     answers: dict[int, tuple[Digest, int]] = {}
     outputs: dict[Digest, list[int]] = {}
     refused: dict[int, bool] = {}
@@ -119,6 +131,9 @@ class Volunteer(msgspec.Struct):
     endorsing: dict[int, int] = {}
     compare_at: dict[int, Millis] = {}
     audits: dict[int, bool] = {}
+    drawn: dict[int, bool] = {}
+    eligible_at: dict[int, Millis] = {}
+    eligible_by: tuple[int, bool] = (-1, False)
     rescan_at: Millis | None = None
     mean_ms: float | None = None
 
@@ -132,18 +147,20 @@ class Volunteer(msgspec.Struct):
         self.open = True
         self.opening = False
         self.order = rule.preference(manifest.salt, manifest.units, self.me)
+        self.places = {number: place for place, number in enumerate(self.order)}
         effects: list[Effect] = []
         for number in sorted(settlement.leases.holding.get(self.me, {})):
             until = settlement.leases.until(self.me, number)
             if until is not None and until > now and number not in self.held:
-                self.held[number] = self._hold(now, until)
+                self._hold(number, now, until)
                 settlement.stirred[number] = True
                 effects.append(Execute(settlement.job, number, sources))
         return effects
 
-    @staticmethod
-    def _hold(now: Millis, until: Millis) -> Held:
-        return Held(now, until, Millis(until - (until - now) // 3))
+    def _hold(self, number: int, now: Millis, until: Millis, since: Millis | None = None) -> None:
+        renew_at = Millis(until - (until - now) // 3)
+        self.held[number] = Held(now if since is None else since, until, renew_at)
+        self.quiet_until = min(self.quiet_until, renew_at)
 
     def start_opening(self, settlement: Settlement, sources: tuple[PeerId, ...]) -> list[Effect]:
         """Ask for model and table, unless that is under way."""
@@ -166,7 +183,7 @@ class Volunteer(msgspec.Struct):
     def restore(self, seeds: tuple[OwnSeed, ...]) -> None:
         """What was committed to before a restart; :meth:`written` finds the frames again."""
         for own in seeds:
-            self.batches.append(Batch(own))
+            self.batches.append(Batch.of(own))
             for item in own.items:
                 self._answer(item.unit, item.digest, item.length)
 
@@ -203,16 +220,21 @@ class Volunteer(msgspec.Struct):
         ``barred`` of which units another's output is here, which are others' affair for a while.
         """
         entries, effects = self._give_up(settlement, now, counts)
-        entries.extend(self.reveal(settlement, now, counts))
+        if self.batches:
+            entries.extend(self.reveal(settlement, now, counts))
         settlement.stirred.clear()
         settlement.stirred_all = False
-        effects.extend(self._commit(settlement))
+        if self.ready:
+            effects.extend(self._commit(settlement))
         if paused:
             return entries, effects
-        entries.extend(self._renew(settlement, now))
+        if self.held:
+            entries.extend(self._renew(settlement, now))
         if self.rescan_at is not None and self.rescan_at <= now:
             self.rescan_at = None
         if not self.open or self.rescan_at is not None:
+            return entries, effects
+        if len(self.held) > rule.lease_units_most(self.mean_ms, self.slots) // 2:
             return entries, effects
         remaining = settlement.count("open") * settlement.at_first
         target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
@@ -226,19 +248,19 @@ class Volunteer(msgspec.Struct):
                 entries.append(Claim(tuple(sorted(picked))))
                 for number in picked:
                     settlement.leases.claim(self.me, number, now, debtor)
-                    self.held[number] = self._hold(now, until)
+                    self._hold(number, now, until)
                     effects.append(Execute(settlement.job, number, sources))
         return entries, effects
 
     def _renew(self, settlement: Settlement, now: Millis) -> list[Entry]:
-        due = sorted(number for number, held in self.held.items() if held.renew_at <= now)
-        if not due:
+        if now < self.quiet_until:
             return []
+        due = sorted([number for number, held in self.held.items() if held.renew_at <= now])
         for number in due:
             until = Millis(now + settlement.manifest.lease_ms)
-            renewed = self._hold(now, until)
-            self.held[number] = Held(self.held[number].since, until, renewed.renew_at)
-        return [Claim(tuple(due))]
+            self._hold(number, now, until, since=self.held[number].since)
+        self.quiet_until = min([held.renew_at for held in self.held.values()])
+        return [Claim(tuple(due))] if due else []
 
     def _give_up(
         self, settlement: Settlement, now: Millis, counts: Counts
@@ -246,14 +268,15 @@ class Volunteer(msgspec.Struct):
         released: list[int] = []
         lapsed: list[int] = []
         stop_now: list[int] = []
+        stirred, stirred_all = settlement.stirred, settlement.stirred_all
+        if now < self.quiet_until and not stirred_all and self.held.keys().isdisjoint(stirred):
+            return [], []
         for number, held in self.held.items():
             if held.until <= now:
                 lapsed.append(number)
                 continue
             # A claim that was worth keeping stays so, unless something happens to its unit.
-            if number in self.audits or not (
-                settlement.stirred_all or number in settlement.stirred
-            ):
+            if not (stirred_all or number in stirred) or number in self.audits:
                 continue
             others = [p for p in settlement.flying(number, now, counts) if p != self.me]
             if settlement.missing(number, others, now) > 0:
@@ -294,8 +317,12 @@ class Volunteer(msgspec.Struct):
     ) -> list[int]:
         """Units to claim: first those that others have begun, so that answers meet."""
         picked: list[int] = []
-        salt = settlement.manifest.salt
-        for number in sorted(settlement.begun, key=lambda n: rule.rank(salt, n, self.me)):
+        by = (settlement.snapshot_number, settlement.in_debt(self.me, now))
+        if self.eligible_by != by:
+            self.eligible_at.clear()
+            self.eligible_by = by
+        begun = [number for number in settlement.begun if self._free(number)]
+        for number in sorted(begun, key=self.places.__getitem__):
             if len(picked) >= room:
                 return picked
             if self._wants(settlement, number, now, counts, alone, barred):
@@ -306,11 +333,17 @@ class Volunteer(msgspec.Struct):
                 break
             number = self.order[self.cursor]
             self.cursor = (self.cursor + 1) % total
-            if number not in settlement.begun and self._wants(
-                settlement, number, now, counts, alone, barred
+            if (
+                number not in settlement.begun
+                and self._free(number)
+                and self._wants(settlement, number, now, counts, alone, barred)
             ):
                 picked.append(number)
         return picked
+
+    def _free(self, number: int) -> bool:
+        """Whether nothing of ours stands against a claim on a unit."""
+        return not (number in self.held or number in self.answers or number in self.refused)
 
     def _wants(
         self,
@@ -321,18 +354,33 @@ class Volunteer(msgspec.Struct):
         alone: bool,
         barred: Callable[[int], bool],
     ) -> bool:
-        if number in self.held or number in self.answers or number in self.refused:
-            return False
-        others = [p for p in settlement.flying(number, now, counts) if p != self.me]
+        # Asked of every undecided unit again and again (a quarter of a volunteer's time): what
+        # costs little is asked first.
         unit = settlement.units.get(number)
-        owed = None if unit is None else unit.waiting(self.me)
-        if owed is not None and (others or now - owed.seen < settlement.debt_ms):
-            return False  # others do it; only if nobody does we run once more what we cannot reveal
-        wanted = settlement.missing(number, others, now) > 0
-        if not wanted and alone and not others and self._audits(settlement, number):
-            self.audits[number] = wanted = True
-        if not wanted or settlement.eligible_at(number, self.me, now) > now:
+        if unit is not None and unit.final:
             return False
+        at = self.eligible_at.get(number)
+        if at is None:
+            at = self.eligible_at[number] = settlement.eligible_at(number, self.me, now)
+        owed = None if unit is None else unit.waiting(self.me)
+        if owed is not None and now - owed.seen < settlement.debt_ms:
+            return False  # what we cannot reveal we run once more only if nobody else does
+        if unit is not None and unit.state == "certified" and unit.asked <= unit.replicas:
+            if not (alone and self._audits(settlement, number)):
+                return False
+            if any(peer != self.me for peer in settlement.flying(number, now, counts)):
+                return False
+            self.audits[number] = True
+            if at > now:
+                return False
+        else:
+            if at > now:
+                return False
+            others = [p for p in settlement.flying(number, now, counts) if p != self.me]
+            if owed is not None and others:
+                return False
+            if not settlement.missing(number, others, now):
+                return False
         # Who could copy the answer stands back, as long as there may be somebody who could not.
         stands_back = barred(number)
         return not stands_back or (
@@ -350,10 +398,12 @@ class Volunteer(msgspec.Struct):
             return False
         if len(unit.certificate.votes) == 1 and not settlement.count("open"):
             return unit.replicas == 1
-        drawn = hashlib.sha256(self.coin + settlement.job + number.to_bytes(8, "big")).digest()
-        return int.from_bytes(drawn[:8], "big") * MILLION < (
-            settlement.manifest.trust.audit_ppm * 2**64
-        )
+        drawn = self.drawn.get(number)
+        if drawn is None:
+            hashed = hashlib.sha256(self.coin + settlement.job + number.to_bytes(8, "big")).digest()
+            threshold = settlement.manifest.trust.audit_ppm * 2**64
+            drawn = self.drawn[number] = int.from_bytes(hashed[:8], "big") * MILLION < threshold
+        return drawn
 
     def release_all(self) -> list[Entry]:
         """Give every claim back (the owner stops the node)."""
@@ -399,7 +449,7 @@ class Volunteer(msgspec.Struct):
         if not items:
             return [], []
         own = OwnSeed(seed_hash(seed), seed, items)
-        self.batches.append(Batch(own))
+        self.batches.append(Batch.of(own))
         entry = Commit(
             own.seed_hash,
             tuple(
@@ -419,7 +469,7 @@ class Volunteer(msgspec.Struct):
                     self.rescan_at = None  # there is room for more claims now
                 lost = self.unwritten.pop(entry.seed_hash, None)
                 if lost is not None:  # it had been written, before a backup was put back
-                    self.batches.append(Batch(lost))
+                    self.batches.append(Batch.of(lost))
                     for item in lost.items:
                         if item.unit not in self.answers:
                             self._answer(item.unit, item.digest, item.length)
@@ -494,10 +544,9 @@ class Volunteer(msgspec.Struct):
             if batch.frame is None or batch.revealed:
                 continue
             waits = batch.reveal_by > now
-            if waits and batch.looked and not settlement.stirred_all:
-                stirred = settlement.stirred
-                if not stirred or stirred.keys().isdisjoint([i.unit for i in batch.own.items]):
-                    continue
+            known = batch.looked and not settlement.stirred_all
+            if waits and known and batch.units.isdisjoint(settlement.stirred):
+                continue
             batch.looked = True
             if waits and not all(
                 settlement.unit(item.unit).attempt > item.attempt
@@ -527,6 +576,8 @@ class Volunteer(msgspec.Struct):
 
     def due(self, now: Millis) -> list[int]:
         """Units with which a comparison is to be tried again."""
+        if not self.compare_at:
+            return []
         ready = [number for number, at in self.compare_at.items() if at <= now]
         for number in ready:
             del self.compare_at[number]
@@ -709,8 +760,8 @@ class Volunteer(msgspec.Struct):
         self.rescan_at = Millis(now + OPEN_RETRY_MS)
         return [Release((number,))] if held is not None else []
 
-    def deadline(self, paused: bool) -> Millis | None:
-        """When this side wants to be ticked next."""
+    def deadlines(self, paused: bool) -> list[Millis]:
+        """When this side wants to be ticked: at the first of these."""
         times = list(self.compare_at.values()) if self.open else []
         if paused:
             times += [held.until for held in self.held.values()]
@@ -723,4 +774,4 @@ class Volunteer(msgspec.Struct):
         for batch in self.batches:
             if batch.frame is not None and not batch.revealed:
                 times.append(batch.reveal_by)
-        return min(times, default=None)
+        return times

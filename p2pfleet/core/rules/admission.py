@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from p2pfleet.core.errors import ACCEPT, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import cid_sha256, sha256
 from p2pfleet.core.model.job import MAX_EXPIRY_MS, Exact, FixedQuorum, Limits, UnitTable
@@ -32,6 +34,7 @@ from p2pfleet.core.wire.names import MAX_TABLE_BYTES
 RECORD_LIFE_MS = 24 * 3600 * 1000
 
 _RINGERS = b"p2pfleet-ringers-1:"
+_BY_PUBLISHER = frozenset(get_args(PUBLISHER_ENTRIES))
 
 
 def judge_manifest(manifest: Manifest, terms: NetworkTerms, wall_ms: int) -> Verdict:
@@ -72,7 +75,7 @@ def judge_frame(frame: Frame, manifest: Manifest, terms: NetworkTerms) -> Verdic
         return Reject("the author's key does not fit the network")
     published = frame.author == manifest.publisher
     for entry in frame.entries:
-        if isinstance(entry, PUBLISHER_ENTRIES) != published:
+        if (type(entry) in _BY_PUBLISHER) != published:
             if published:
                 return Reject("the publisher does not run units of its own job")
             return Reject("somebody else than the publisher says what is right")
@@ -83,51 +86,52 @@ def judge_frame(frame: Frame, manifest: Manifest, terms: NetworkTerms) -> Verdic
 
 
 def _entry_fault(entry: Entry, manifest: Manifest) -> str:
-    units = named_units(entry)
-    if max(units, default=0) >= manifest.units:
+    if max(named_units(entry), default=0) >= manifest.units:
         return "the frame names a unit that the job does not have"
-    match entry:
-        case Reveal(items=items):
-            if any(item.length > manifest.limits.output_bytes for item in items):
-                return "the frame votes for an output larger than the job allows"
-            if len({(item.unit, item.attempt) for item in items}) != len(items):
-                return "the frame votes twice on a unit"
-        case Commit(items=items):
-            if len({(item.unit, item.attempt) for item in items}) != len(items):
-                return "the frame commits twice to a unit"
-        case Endorse():
-            if isinstance(manifest.comparison, Exact):
-                return "the frame endorses where results are compared byte for byte"
-        case OpenRingers():
-            if ringers_hash(entry) != manifest.trust.ringers:
-                return "the ringers are not those that the manifest names"
+    # Every entry of every frame passes here, so this asks for its type instead of matching: the
+    # metaclass of message types makes a pattern that does not match cost 95 ns instead of 20.
+    if type(entry) is Reveal:
+        items = entry.items
+        most = manifest.limits.output_bytes
+        if max([item.length for item in items]) > most:
+            return "the frame votes for an output larger than the job allows"
+        if len(items) > 1 and len({(item.unit, item.attempt) for item in items}) != len(items):
+            return "the frame votes twice on a unit"
+    elif type(entry) is Commit:
+        made = entry.items
+        if len(made) > 1 and len({(item.unit, item.attempt) for item in made}) != len(made):
+            return "the frame commits twice to a unit"
+    elif type(entry) is Endorse:
+        if isinstance(manifest.comparison, Exact):
+            return "the frame endorses where results are compared byte for byte"
+    elif type(entry) is OpenRingers and ringers_hash(entry) != manifest.trust.ringers:
+        return "the ringers are not those that the manifest names"
     return ""
 
 
 def weight(entry: Entry) -> int:
     """What an entry counts against its author's budget: one for each unit or blob it names."""
-    match entry:
-        case Keep(digests=digests) | Drop(digests=digests):
-            return len(digests)
-        case _:
-            return len(named_units(entry))
+    if type(entry) is Claim or type(entry) is Release:
+        return len(entry.units)
+    if type(entry) is Reveal or type(entry) is Commit:
+        return len(entry.items)
+    if type(entry) is Keep or type(entry) is Drop:
+        return len(entry.digests)
+    return len(named_units(entry))
 
 
 def named_units(entry: Entry) -> tuple[int, ...]:
     """The units that an entry is about; none where it is about blobs."""
-    match entry:
-        case Keep() | Drop():
-            return ()
-        case Claim(units=units) | Release(units=units):
-            return units
-        case Reveal(items=items):
-            return tuple(item.unit for item in items)
-        case Commit(items=items):
-            return tuple(item.unit for item in items)
-        case OpenRingers(ringers=ringers):
-            return tuple(ringer.unit for ringer in ringers)
-        case Failure(unit=unit) | Endorse(unit=unit) | Audit(unit=unit):
-            return (unit,)
+    if type(entry) is Claim or type(entry) is Release:
+        return entry.units
+    if type(entry) is Reveal or type(entry) is Commit:
+        return tuple([item.unit for item in entry.items])
+    if type(entry) is OpenRingers:
+        return tuple([ringer.unit for ringer in entry.ringers])
+    if type(entry) is Keep or type(entry) is Drop:
+        return ()
+    assert isinstance(entry, (Failure, Endorse, Audit))
+    return (entry.unit,)
 
 
 def ringers_hash(opened: OpenRingers) -> bytes:

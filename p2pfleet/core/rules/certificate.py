@@ -166,7 +166,7 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def checks(self) -> tuple[int, ...]:
         """What its voters have passed."""
-        return tuple(ballot.checks for ballot in self.votes)
+        return tuple([ballot.checks for ballot in self.votes])
 
     @property
     def others(self) -> list[list[int]]:
@@ -220,9 +220,10 @@ def ranking(ballots: Sequence[Ballot], stop: StopRule, salt: bytes, unit: int) -
 
     The first one represents the unit where results are compared within a tolerance.
     """
-    candidates = [candidate(digest, ballots) for digest in {b.digest: True for b in ballots}]
-    if len(candidates) < 2:
-        return candidates
+    digests = {ballot.digest: True for ballot in ballots}
+    if len(digests) < 2:  # by far the most frequent
+        return [Candidate(digest, tuple(closed(ballots)), ()) for digest in digests]
+    candidates = [candidate(digest, ballots) for digest in digests]
     return sorted(
         candidates,
         key=lambda each: (-weight(stop, each.checks), tie_break(salt, unit, each.digest)),

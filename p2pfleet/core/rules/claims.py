@@ -45,6 +45,13 @@ def lease_units(mean_ms: float | None, slots: int, remaining: int, volunteers: i
     """
     if mean_ms is None:
         return min(CLAIM_UNITS_MAX, LEASE_UNITS_FIRST * slots)
-    each = round(LEASE_TARGET_MS / max(mean_ms, 1.0))
     share = -(-remaining // (2 * max(1, volunteers)))
-    return min(CLAIM_UNITS_MAX, max(slots, min(LEASE_UNITS_MAX, each * slots, share)))
+    return max(min(CLAIM_UNITS_MAX, slots), min(lease_units_most(mean_ms, slots), share))
+
+
+def lease_units_most(mean_ms: float | None, slots: int) -> int:
+    """The same while there is plenty of work for everybody."""
+    if mean_ms is None:
+        return min(CLAIM_UNITS_MAX, LEASE_UNITS_FIRST * slots)
+    each = round(LEASE_TARGET_MS / max(mean_ms, 1.0))
+    return min(CLAIM_UNITS_MAX, max(slots, min(LEASE_UNITS_MAX, each * slots)))

@@ -37,7 +37,7 @@ class Evidence(Checker):
         if not machine.honest:
             return
         for write in writes:
-            if isinstance(write, ef.SaveFrame):
+            if type(write) is ef.SaveFrame:
                 verified = unseal(write.frame)
                 assert isinstance(verified, VerifiedFrame)
                 frame = verified.frame

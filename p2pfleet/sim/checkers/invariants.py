@@ -37,7 +37,7 @@ class Invariants(Checker):
         node = machine.node
         if node is None:
             return
-        if isinstance(event, ev.Tick):
+        if type(event) is ev.Tick:
             now = machine.clock.monotonic(self.cluster.kernel.now)
             deadline = node.deadline()
             if node.restored and deadline is not None and deadline <= now:

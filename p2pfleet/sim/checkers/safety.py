@@ -41,7 +41,7 @@ class Safety(Checker):
         if not machine.honest:
             return
         for write in writes:
-            if isinstance(write, ef.SaveUnits) and machine.disk.jobs[write.job].own:
+            if type(write) is ef.SaveUnits and machine.disk.jobs[write.job].own:
                 for row in write.rows:
                     self._row(machine, write.job, row)
 
