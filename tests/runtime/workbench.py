@@ -81,7 +81,8 @@ class Bench:
         self.act = self.workshop.act
 
     async def _take(self, event: Event) -> None:
-        await self._send.send(event)
+        if not isinstance(event, InputsKnown):  # which comes with every job that is opened
+            await self._send.send(event)
 
     async def _told(self, event: Event) -> None:
         await self.carry_out(event)
