@@ -154,7 +154,10 @@ async def test_an_output_waits_until_the_disk_takes_it(tmp_path: Path) -> None:
     async def tell(event: ev.Event) -> None:
         told.append(event)
 
-    async with bench(packs, disk=disk) as one, trio.open_nursery() as nursery:
+    async with (
+        bench(packs, disk=disk, twist=lambda output: output * 2) as one,
+        trio.open_nursery() as nursery,
+    ):
         await nursery.start(disk.run, tell)
         await one.open(job_of(packs, b"input"))
         packs.add_pack = kept  # type: ignore[method-assign]
