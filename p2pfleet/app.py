@@ -37,7 +37,7 @@ from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
 from p2pfleet.core.wire.verified import VerifiedAdmission, VerifiedManifest
 from p2pfleet.publishing import SubmitRequest, prepare
 from p2pfleet.running import SUBMITTED, RunningNode
-from p2pfleet.runtime.clock import SystemClock
+from p2pfleet.runtime.clock import SystemClock, watch_clock
 from p2pfleet.runtime.closed import ADMISSION_FILE, opened_pages, read_admission
 from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.driver import Driver
@@ -293,6 +293,7 @@ async def _running(
             await nursery.start(workshop.run)
             await nursery.start(driver.run)
             await nursery.start(disk.run, driver.submit)
+            nursery.start_soon(watch_clock, driver.node, clock, driver.submit)
             await _restore(driver, store, packs, clock, network.addresses, config)
             if members is not None:
                 network.reconsider()

@@ -344,6 +344,7 @@ class RunningNode:
             },
             "version": __version__,
             "upgrade": upgrade_reason(node),
+            "clock": {"ahead_ms": node.skew.ahead_ms, "warning": node.skew.warning},
             "addresses": list(self._network.addresses),
             "roles": list(node.roles),
             "slots": node.slots,

@@ -59,6 +59,8 @@ def status(output: Output, place: Place) -> None:
     lines = [f"{key:<10}{value}" for key, value in rows.items()]
     if found.get("upgrade"):
         lines.insert(2, f"{'upgrade':<10}{found['upgrade']}")
+    if found.get("clock", {}).get("warning"):
+        lines.insert(2, f"{'clock':<10}{found['clock']['warning']}")
     lines += [f"{'address':<10}{address}" for address in found["addresses"]]
     output.result(found, lines)
 

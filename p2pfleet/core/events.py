@@ -107,6 +107,12 @@ class ResumeRequested(_Event, frozen=True, tag="ResumeRequested"):
     """The owner lets the node go on."""
 
 
+class ClockSet(_Event, frozen=True, tag="ClockSet"):
+    """Somebody set the machine's wall clock: it says ``wall_ms`` at this event's ``now``."""
+
+    wall_ms: int
+
+
 class DiskChanged(_Event, frozen=True, tag="DiskChanged"):
     """The disk takes no blobs for this ``reason``, or does again (empty)."""
 
@@ -413,6 +419,7 @@ Event = (
     | StopRequested
     | PauseRequested
     | ResumeRequested
+    | ClockSet
     | DiskChanged
     | PeerConnected
     | PeerDisconnected

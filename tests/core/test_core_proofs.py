@@ -244,6 +244,22 @@ def test_a_newcomer_is_told_of_the_last_faults() -> None:
     assert sent_proofs(told) == [(BOB,)] * PROOFS_TOLD
 
 
+def test_a_proof_that_was_lost_on_the_way_comes_again_in_turn() -> None:
+    bench = Bench()
+    bench.meet(BOB, PAULA)
+    for number in range(3):
+        _, one, two = two_answers(Voter(peer(f"cheat {number}"), SAMPLE.job))
+        bench.tell(ev.ProofReceived(bench.node.me, one, two))
+    told = bench.wait(6 * 10_000 + 500)
+    for other in (BOB, PAULA):
+        again = {
+            send.message
+            for send in only(ef.Send, told)
+            if isinstance(send.message, ms.Proof) and send.peers == (other,)
+        }
+        assert len(again) == 3
+
+
 def test_a_proof_outlasts_the_process_and_weighs_what_is_read_back() -> None:
     bench, _, poll = publishing(votes=(ALICE,))
     made, one, two = two_answers(poll[MALLORY])

@@ -60,6 +60,7 @@ from p2pfleet.core.machines.rounds import (
     volunteer_round,
 )
 from p2pfleet.core.machines.settlement import Corner, Settlement
+from p2pfleet.core.machines.skew import FRESH_MS, Skew
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import (
@@ -131,6 +132,7 @@ class Node(msgspec.Struct):
     roster: Roster
     directory: Directory
     ledger: Ledger = msgspec.field(default_factory=Ledger)
+    skew: Skew = msgspec.field(default_factory=Skew)
     custody_bytes: int = CUSTODY_BYTES
     coin: bytes = bytes(32)
     snapshots: dict[str, VerifiedSnapshot] = {}
@@ -244,10 +246,15 @@ class Node(msgspec.Struct):
             case ev.ResumeRequested():
                 self.pause_until = None
                 return self._set_paused(False, now)
+            case ev.ClockSet(wall_ms=wall_ms):
+                by_ms = wall_ms - now - self.wall_offset
+                self.wall_offset += by_ms
+                self.skew.moved(by_ms)
+                return [self._sign_record(now)] if self.restored else []
             case ev.DiskChanged(reason=reason):
                 return self._hindered(reason, now)
             case ev.PeerConnected(peer=peer, address=address):
-                return list(self.membership.connect(peer, address))
+                return self._connected(peer, address, now)
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
                 self.repair.forget(peer)
@@ -449,12 +456,14 @@ class Node(msgspec.Struct):
 
     def _sign_record(self, now: Millis) -> Sign:
         wall = self.wall_ms(now)
+        own = self.membership.own  # a clock that was set back must not make it look outdated
+        sequence = wall if own is None else max(wall, own.record.sequence + 1)
         self.record_at = Millis(now + RECORD_LIFE_MS // 2)
         return Sign(
             PeerRecord(
                 network=self.network,
                 peer=self.me,
-                sequence=wall,
+                sequence=sequence,
                 issued_ms=wall,
                 expires_ms=wall + RECORD_LIFE_MS,
                 software=self.software,
@@ -471,8 +480,19 @@ class Node(msgspec.Struct):
 
     # ---- peers -------------------------------------------------------------------------------
 
+    def _connected(self, peer: PeerId, address: str, now: Millis) -> list[Effect]:
+        """Somebody is met: with a record that is fresh, so that it tells this machine's clock."""
+        hello: list[Effect] = [*self.membership.connect(peer, address)]
+        own = self.membership.own
+        if own is None or self.wall_ms(now) - own.record.issued_ms <= FRESH_MS:
+            return hello
+        return [self._sign_record(now)]
+
     def _hello(self, event: ev.HelloReceived, now: Millis) -> list[Effect]:
-        verdict = judge_record(event.record.record, self.membership.terms, self.wall_ms(now))
+        record = event.record.record
+        if record.network == self.network and event.peer in self.membership.connected:
+            self.skew.take(event.peer, record.issued_ms, self.wall_ms(now))
+        verdict = judge_record(record, self.membership.terms, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
@@ -1152,6 +1172,8 @@ class Node(msgspec.Struct):
                     effects.append(Send(picked, self.roster.summary()))
                 effects.append(Send(picked, self.repair.known_jobs(self.book)))
                 effects.extend(self.ledger.remind(picked[0]))
+                if self.proofs:  # in turn as well: each of them may have been lost
+                    effects.append(Send(picked, self._proof_in_turn(len(here))))
         own = [(job.id, job.manifest) for job in self.jobs.values() if job.own]
         wall_ms, terms = self.wall_ms(now), self.membership.terms
         effects.extend(self.directory.sign(terms, own, self.book.tombstones, now, wall_ms))
@@ -1179,6 +1201,11 @@ class Node(msgspec.Struct):
                 effects.extend(job.summarize(here, now))
             effects.extend(self._advance(job, now))
         return effects
+
+    def _proof_in_turn(self, peers: int) -> Proof:
+        """Another one after each round of the peers, so that everybody hears of all."""
+        known = list(self.proofs)
+        return self.proofs[known[self.turn // peers % len(known)]]
 
     def deadline(self) -> Millis | None:
         """When the next ``Tick`` is due at the latest; ``None``: never."""
