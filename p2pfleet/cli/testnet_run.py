@@ -82,6 +82,8 @@ def run(output: Output, scenario: str, directory: Path | None, keep: bool) -> in
                 seen, sent = [], []
         finally:
             network.down(interruptions)
+        if plan.expect.wasted_max is not None:
+            seen.append(_wasted(plan, network, str(published.job["id"]), plan.expect.wasted_max))
         document, lines = _judge(plan, network, results, published, seen)
         document["sent_bytes"] = sent
     document["started_s"] = round(started_s, 1)
@@ -187,6 +189,38 @@ def _sent(plan: NetworkScenario, sent: list[int], model_bytes: int) -> Condition
         else "what hosts sent is known",
         not most or sent[largest] <= most * model_bytes,
         f"{text} the model's {model_bytes / 1e6:.2f} MB; all of them {sum(sent) / 1e6:.2f} MB",
+    )
+
+
+def _wasted(plan: NetworkScenario, network: LocalNetwork, job: str, most: float) -> Condition:
+    """How many executions were for nothing, by the publisher's store."""
+    from p2pfleet.adapters.store import SqliteStore
+    from p2pfleet.cli.testnet_waste import waste
+    from p2pfleet.core.model.ids import parse_job
+    from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
+    from p2pfleet.runtime.signing import open_sealed
+
+    publisher = next(node.number for node in network.nodes if node.publisher)
+    store = SqliteStore.open(network.folder(publisher) / "node.sqlite")
+    try:
+        stored = store.job(parse_job(job))
+        opened = [open_sealed(sealed) for sealed in store.job_frames(parse_job(job))]
+    finally:
+        store.close()
+    assert stored is not None
+    manifest = open_sealed(stored.manifest)
+    assert isinstance(manifest, VerifiedManifest)
+    frames = [
+        each.frame
+        for each in opened
+        if isinstance(each, VerifiedFrame) and each.author != manifest.manifest.publisher
+    ]
+    found = waste(frames, manifest.manifest.units * (plan.job.quorum or 1), plan.slots)
+    return Condition(
+        f"at most {most:.0%} of all executions were wasted",
+        found.share <= most,
+        f"{found.share:.1%}: {found.finished} were finished and {found.cut_off} cut off, where "
+        f"{found.needed} were needed",
     )
 
 

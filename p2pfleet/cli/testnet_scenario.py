@@ -73,7 +73,8 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Wrong answers settled at most; all units settled; every liar with a lower score than every
     honest node; the job over so many seconds after it was published; and no host that sent more
-    bytes, from before the job to its end, than ``sent_max`` times the model's size (0: any).
+    bytes, from before the job to its end, than ``sent_max`` times the model's size (0: any). Of all
+    executions at most the share ``wasted_max`` was for nothing, as ``testnet_waste`` counts them.
     """
 
     wrong_settled_max: Annotated[int, Meta(ge=0, le=UNITS_MAX)] = 0
@@ -81,6 +82,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     liars_below: bool = True
     within_s: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
     sent_max: Annotated[float, Meta(ge=0, le=1_000)] = 0.0
+    wasted_max: Share | None = None
 
 
 class _Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,6 +266,8 @@ def _contradictions(scenario: NetworkScenario) -> list[str]:
     )
     if scenario.expect.sent_max and scenario.network != "namespaces":
         mistakes.append('expect.sent_max: bytes are counted with network = "namespaces" only')
+    if scenario.expect.wasted_max is not None and not (job.quorum and scenario.staged):
+        mistakes.append("expect.wasted_max: wants a quorum, and events or hosts of their own")
     if scenario.liars >= scenario.nodes:
         mistakes.append(f"liars: {scenario.liars} of {scenario.nodes} nodes leave no honest one")
     for key, path, kind in (
