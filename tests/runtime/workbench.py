@@ -81,8 +81,7 @@ class Bench:
         self.act = self.workshop.act
 
     async def _take(self, event: Event) -> None:
-        if not isinstance(event, InputsKnown):  # which comes with every job that is opened
-            await self._send.send(event)
+        await self._send.send(event)
 
     async def _told(self, event: Event) -> None:
         await self.carry_out(event)

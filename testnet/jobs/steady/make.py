@@ -30,7 +30,10 @@ def main() -> None:
         numpy_helper.from_array(np.array(-100, np.float32), "low"),
         numpy_helper.from_array(np.array(100, np.float32), "high"),
     ]
-    nodes = [helper.make_node("Expand", ["x", "shape"], ["t0"])]
+    nodes = [
+        helper.make_node("Round", ["x"], ["whole"]),  # so that nothing rests on last digits
+        helper.make_node("Expand", ["whole", "shape"], ["t0"]),
+    ]
     for layer in range(LAYERS):
         nodes.append(helper.make_node("MatMul", [f"t{layer}", "w"], [f"m{layer}"]))
         nodes.append(helper.make_node("Clip", [f"m{layer}", "low", "high"], [f"t{layer + 1}"]))
