@@ -13,7 +13,8 @@ from p2pfleet.resources import resource_path
 from tests.e2e.hosts import wants_hosts
 from tests.e2e.local import p2pfleet
 
-pytestmark = pytest.mark.e2e
+# The short forms take a minute on two idle cores, and many where others work as well.
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 STEADY = resource_path("testnet", "jobs", "steady")
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
@@ -114,12 +115,10 @@ def test_halves_that_certify_apart_from_each_other_agree_when_they_are_joined(
     assert found["wrong_settled"] == []
 
 
-@pytest.mark.long
 def test_twelve_nodes_that_are_killed_every_three_minutes_lose_nothing() -> None:
     keep(run("churn-real", timeout_s=2_000), "churn")
 
 
-@pytest.mark.long
 @wants_hosts
 def test_halves_cut_for_two_minutes_settle_everything_with_one_answer_a_unit() -> None:
     keep(run("partition-real", timeout_s=1_500), "partition")
