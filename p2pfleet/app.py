@@ -21,6 +21,7 @@ from p2pfleet.adapters.control.server import serve_control
 from p2pfleet.adapters.network import NetworkConfig, open_network
 from p2pfleet.adapters.sandbox import SandboxConfig, open_executors
 from p2pfleet.adapters.store import (
+    BanFile,
     FilePacks,
     SqliteStore,
     load_or_create_identity,
@@ -214,6 +215,7 @@ async def _running(
             gate=members,
             swarm_key=config.network.swarm_key,
             records=JobsRecords(config.network.terms, clock),
+            bans=BanFile(config.data_dir),
         ) as network,
         trio.open_nursery() as nursery,
     ):
@@ -298,7 +300,7 @@ async def _running(
             if members is not None:
                 network.reconsider()
                 nursery.start_soon(_tell_shown, members, driver)
-            nursery.start_soon(receive, network, config.network.id, driver.submit)
+            nursery.start_soon(receive, network, config.network.id, driver.submit, clock)
             with body:
                 async with serve_control(config.data_dir, running.methods()):
                     yield running

@@ -158,6 +158,34 @@ class AddressBook(Protocol):
         ...
 
 
+class Ban(msgspec.Struct, frozen=True):
+    """A peer or an address that this node refuses, or refused lately.
+
+    ``peer`` is ``None`` for an address, ``address`` empty for a peer; an address is an IPv4 address
+    or an IPv6 /64. It lasts ``lasts_ms`` from ``since_ms`` (wall clock); ``times`` counts the bans
+    of this one that followed each other, this one included.
+    """
+
+    peer: PeerId | None
+    address: str
+    reason: str
+    since_ms: int
+    lasts_ms: int
+    times: int
+
+
+class BanBook(Protocol):
+    """Where bans outlive the process. Both methods block."""
+
+    def load_bans(self) -> list[Ban]:
+        """What was saved last."""
+        ...
+
+    def save_bans(self, bans: Sequence[Ban]) -> None:
+        """Keep these, durably, and no others."""
+        ...
+
+
 # ---- bulk ------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.signing import open_sealed
 from p2pfleet.runtime.unit_run import UNIT_RUN, decided_unit
 from p2pfleet.runtime.views import (
+    ban_view,
     ended_view,
     idle_reason,
     job_view,
@@ -378,6 +379,18 @@ class RunningNode:
             peer_view(self._driver.node, item.peer, item.address) for item in self._network.peers()
         ]
 
+    def bans(self) -> list[dict[str, Any]]:
+        """Whom this node refuses now, the newest ban first."""
+        return [ban_view(ban) for ban in self._network.bans()]
+
+    def unban(self, who: str) -> None:
+        """Lift the ban of a peer (its id) or of an address, and what led to it."""
+        subject = who if "." in who or ":" in who else _peer(who)
+        if not self._network.unban(subject):
+            raise P2pfleetError(
+                f"{who[:80]!r} is not banned.", "See `p2pfleet peers --banned`.", ExitCode.USAGE
+            )
+
     def members(self) -> list[dict[str, Any]]:
         """Who belongs to this closed network, and whom its owner removed, as far as is known."""
         roster = self._driver.node.roster
@@ -469,6 +482,13 @@ class RunningNode:
         async def peers(_: Mapping[str, Any]) -> Any:
             return self.peers()
 
+        async def bans(_: Mapping[str, Any]) -> Any:
+            return self.bans()
+
+        async def unban(params: Mapping[str, Any]) -> Any:
+            self.unban(_text(params, "who"))
+            return {}
+
         async def members(_: Mapping[str, Any]) -> Any:
             return self.members()
 
@@ -558,7 +578,8 @@ class RunningNode:
             method.__name__: method
             for method in (
                 ping, status, peers, jobs, job, cancel, recall, results, submit, unit_run,
-                reputation, credit, pause, resume, stop, members, reload_network,
+                reputation, credit, pause, resume, stop, members, reload_network, bans,
+                unban,
             )
         }  # fmt: skip
 

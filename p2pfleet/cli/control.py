@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,12 +114,42 @@ def resume(output: Output, place: Place) -> None:
     output.result({"paused": False}, ["computing again"])
 
 
+def _banned(output: Output, place: Place) -> None:
+    found: list[dict[str, Any]] = client_of(place).call("bans")
+    rows = [
+        (
+            ban["peer"] or ban["address"],
+            time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ban["until_ms"] / 1000)),
+            ban["times"], ban["reason"],
+        )
+        for ban in found
+    ]  # fmt: skip
+    headings = ("banned", "until", "times", "reason")
+    output.result(found, table(headings, rows) if rows else ["nobody is banned"])
+
+
 @click.command(epilog=_TALKS)
+@click.option("--banned", is_flag=True, help="List whom the node refuses, why, and until when.")
+@click.option(
+    "--unban", metavar="PEER", help="Lift the ban of a peer, or of an address ('--banned' has it)."
+)
 @located
 @common
 @click.pass_obj
-def peers(output: Output, place: Place) -> None:
-    """List the peers that the node is connected to."""
+def peers(output: Output, place: Place, banned: bool, unban: str | None) -> None:
+    """List the peers that the node is connected to, or those that it refuses.
+
+    A peer is refused after it sent too much that was wrong: for 10 minutes, and longer each time.
+    """
+    if unban is not None:
+        if banned:
+            raise click.UsageError("--banned and --unban are two questions.")
+        client_of(place).call("unban", who=unban)
+        output.result({"unbanned": unban}, [f"{unban} may come again"])
+        return
+    if banned:
+        _banned(output, place)
+        return
     found: list[dict[str, Any]] = client_of(place).call("peers")
     rows = [
         (

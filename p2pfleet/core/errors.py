@@ -57,10 +57,18 @@ class Malformed(Exception):
     """Bytes that are not a canonical message of the expected type; the reason names the field."""
 
 
+class BadSignature(Malformed):
+    """A signature that does not match what it is said to sign."""
+
+
 class Reject(msgspec.Struct, frozen=True, tag="reject"):
     """The sender's fault; counts against it."""
 
     reason: str
+
+
+class Forged(Reject, frozen=True, tag="forged"):
+    """A Reject for a signature that does not match: counts more, for finding out cost more."""
 
 
 class Ignore(msgspec.Struct, frozen=True, tag="ignore"):

@@ -86,6 +86,7 @@ log = logging.getLogger(__name__)
 
 EVENTS_MAX = 256
 OUTBOX_MAX = 1024
+OUTBOX_MAX_BYTES = 4 * 2**20
 DRAIN_S = 0.02
 DRAIN_STEPS = 50
 
@@ -117,6 +118,7 @@ class Driver:
             EVENTS_MAX
         )
         self._outboxes: dict[PeerId, trio.MemorySendChannel[bytes]] = {}
+        self._outbox_bytes: dict[PeerId, int] = {}
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
 
@@ -311,14 +313,19 @@ class Driver:
                 outbox, inbox = trio.open_memory_channel[bytes](OUTBOX_MAX)
                 self._outboxes[peer] = outbox
                 self._nursery.start_soon(self._deliver, peer, inbox)
+            waiting = self._outbox_bytes.get(peer, 0) + len(data)
             try:
+                if waiting > OUTBOX_MAX_BYTES:
+                    raise trio.WouldBlock
                 outbox.send_nowait(data)
+                self._outbox_bytes[peer] = waiting
             except trio.WouldBlock:
                 log.debug("dropped a message to %s: it does not keep up", peer.hex()[:8])
             except trio.BrokenResourceError:
                 pass  # the node is closing: whoever would have sent it is cancelled already
 
     def _forget(self, peer: PeerId) -> None:
+        self._outbox_bytes.pop(peer, None)
         outbox = self._outboxes.pop(peer, None)
         if outbox is not None:
             outbox.close()
@@ -327,6 +334,8 @@ class Driver:
         """Send what waits for one peer, in order; what a lost connection swallows is pulled."""
         async with inbox:
             async for data in inbox:
+                if peer in self._outbox_bytes:
+                    self._outbox_bytes[peer] = max(0, self._outbox_bytes[peer] - len(data))
                 try:
                     await self._network.send(peer, data)
                 except PeerGone as error:

@@ -11,7 +11,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from p2pfleet.core.errors import ACCEPT, Accept, Ignore, Malformed, Reject, Verdict
+from p2pfleet.core.errors import (
+    ACCEPT,
+    Accept,
+    BadSignature,
+    Forged,
+    Ignore,
+    Malformed,
+    Reject,
+    Verdict,
+)
 from p2pfleet.core.events import (
     AcceptanceReceived,
     ClosureReceived,
@@ -81,6 +90,7 @@ from p2pfleet.ports import (
     Received,
     Validator,
 )
+from p2pfleet.runtime.budgets import PublishBudget, TalkBudget
 from p2pfleet.runtime.signing import open_bytes, open_sealed
 
 log = logging.getLogger(__name__)
@@ -88,18 +98,30 @@ log = logging.getLogger(__name__)
 BATCH = 64
 
 Interpreted = Event | tuple[PeerId, Verdict]
+_TALK = (
+    HelloReceived,
+    JobsSummaryReceived,
+    FramesSummaryReceived,
+    WantedReceived,
+    RosterSummaryReceived,
+)
 
 
 def announcement_validator(
     terms: NetworkTerms, clock: Clock, belongs: Callable[[PeerId], bool] = lambda _: True
 ) -> Validator:
     """Judges gossip before it is handed on: manifests and closures of this network, signed by
-    keys that fit it, of peers that belong to it."""
+    keys that fit it, of peers that belong to it, within what a publisher may announce."""
+    budget = PublishBudget(clock)
 
-    def judge(publisher: PeerId, verdict: Verdict) -> Verdict:
+    def judge(publisher: PeerId, announcement: bytes, verdict: Verdict) -> Verdict:
+        if not isinstance(verdict, Accept):
+            return verdict
         # Who hands it on may have heard more of who belongs here than this node.
-        if isinstance(verdict, Accept) and not belongs(publisher):
+        if not belongs(publisher):
             return Ignore("the publisher is not known to belong to this closed network")
+        if not budget.allows(publisher, announcement):
+            return Ignore("the publisher announces too much")
         return verdict
 
     def validate(peer: PeerId, data: bytes) -> Verdict:
@@ -109,21 +131,25 @@ def announcement_validator(
         try:
             verified = open_bytes(data)
         except Malformed as error:
-            return Reject(f"the announcement is malformed: {error}")
+            return _fault(f"the announcement is malformed: {error}", error)
         match verified:
             case VerifiedManifest(manifest=manifest):
                 verdict = judge_manifest(manifest, terms, clock.wall_ms())
-                return judge(manifest.publisher, verdict)
+                return judge(manifest.publisher, verified.sealed.hash, verdict)
             case VerifiedClosure(closure=closure):
                 if closure.network != terms.id:
                     return Reject("the closure belongs to another network")
                 if not fits(terms, closure.publisher):
                     return Reject("the publisher's key does not fit the network")
-                return judge(closure.publisher, ACCEPT)
+                return judge(closure.publisher, verified.sealed.hash, ACCEPT)
             case _:
                 return Reject("neither a manifest nor a closure")
 
     return validate
+
+
+def _fault(reason: str, error: Malformed) -> Reject:
+    return Forged(reason) if isinstance(error, BadSignature) else Reject(reason)
 
 
 def interpret(
@@ -144,7 +170,7 @@ def interpret(
             try:
                 return _delivered(peer, open_bytes(data))
             except Malformed as error:
-                return peer, Reject(f"malformed announcement: {error}")
+                return peer, _fault(f"malformed announcement: {error}", error)
         case Received(peer=peer, data=data):
             versions = told_versions(data)
             if versions is not None:
@@ -164,7 +190,7 @@ def _received(peer: PeerId, data: bytes, network: NetworkId, newer: bool) -> Int
             return peer, Ignore("a kind of signed body that a newer version has")
         return _message(peer, message, network)
     except Malformed as error:
-        return peer, Reject(f"malformed message: {error}")
+        return peer, _fault(f"malformed message: {error}", error)
 
 
 def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
@@ -222,12 +248,17 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
 
 
 async def receive(
-    network: Network, id_: NetworkId, submit: Callable[[Event], Awaitable[None]]
+    network: Network, id_: NetworkId, submit: Callable[[Event], Awaitable[None]], clock: Clock
 ) -> None:
-    """Turn the network's events into the core's, for ever."""
+    """Turn the network's events into the core's, for ever.
+
+    The core answers what it is told, so a peer's talk has a budget; what goes beyond is passed over
+    and the peer charged for it. Summaries come again.
+    """
     events = network.events
     newer: dict[PeerId, bool] = {}
     behind = False
+    talk = TalkBudget(clock)
     while True:
         batch = [await events.receive()]
         while len(batch) < BATCH:
@@ -242,6 +273,8 @@ async def receive(
                 behind = True
             if isinstance(result, tuple):
                 network.report(*result)
+            elif isinstance(result, _TALK) and not talk.allows(result.peer):
+                network.report(result.peer, Ignore("it asks and tells too much at once"))
             else:
                 await submit(result)
 

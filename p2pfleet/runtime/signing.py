@@ -11,7 +11,7 @@ from typing import Any
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
-from p2pfleet.core.errors import Malformed
+from p2pfleet.core.errors import BadSignature, Malformed
 from p2pfleet.core.model.ids import Digest, FrameHash, JobId, PeerId
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
@@ -80,7 +80,7 @@ def _open_as(sealed: Sealed, kind: Any) -> Verified:
     try:
         VerifyKey(sealed.signer).verify(SIGNATURE_PREFIX + sealed.body, sealed.signature)
     except (BadSignatureError, ValueError, TypeError) as error:
-        raise Malformed("the signature does not match") from error
+        raise BadSignature("the signature does not match") from error
     return _opened(sealed, decode(sealed.body, kind, MAX_FRAME_BYTES))
 
 

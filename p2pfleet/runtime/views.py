@@ -13,7 +13,7 @@ from p2pfleet.core.rules.custody import COPIES
 from p2pfleet.core.rules.reputation import score, served
 from p2pfleet.core.wire.names import PROTOCOL_VERSION
 from p2pfleet.core.wire.versions import upgrade_sentence
-from p2pfleet.ports import SandboxReport
+from p2pfleet.ports import Ban, SandboxReport
 
 MEANINGS = {
     "matched": "its answer was certified",
@@ -158,6 +158,18 @@ def peer_view(node: Node, peer: PeerId, address: str) -> dict[str, Any]:
         "agreed": view["agreed"],
         "contradicted": view["contradicted"],
         "score": view["score"],
+    }
+
+
+def ban_view(ban: Ban) -> dict[str, Any]:
+    """A peer or an address that is refused: why, since when, and until when."""
+    return {
+        "peer": None if ban.peer is None else peer_text(ban.peer),
+        "address": ban.address or None,
+        "reason": ban.reason,
+        "since_ms": ban.since_ms,
+        "until_ms": ban.since_ms + ban.lasts_ms,
+        "times": ban.times,
     }
 
 

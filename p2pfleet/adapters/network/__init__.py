@@ -11,9 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.core.model.ids import NetworkId
+from p2pfleet.core.model.ids import NetworkId, PeerId
 from p2pfleet.ports import (
     AddressBook,
+    Ban,
+    BanBook,
     BlobGate,
     BlobReader,
     Bulk,
@@ -40,6 +42,14 @@ class OpenNetwork(Network, Protocol):
         """How often strangers were refused while hands were shaken, by reason."""
         ...
 
+    def bans(self) -> tuple[Ban, ...]:
+        """Whom this node refuses now, the newest first."""
+        ...
+
+    def unban(self, who: PeerId | str) -> bool:
+        """Lift the ban of a peer or an address; whether there was one."""
+        ...
+
 
 def open_network(
     config: NetworkConfig,
@@ -54,13 +64,15 @@ def open_network(
     gate: MemberGate | None = None,
     swarm_key: bytes | None = None,
     records: RecordRule | None = None,
+    bans: BanBook | None = None,
 ) -> AbstractAsyncContextManager[OpenNetwork]:
     """Listen, join ``network``, and stay in it for as long as the context lasts.
 
     ``seed`` is the 32-byte Ed25519 seed of the node's identity. ``validator`` judges gossiped
     announcements in the event loop; ``may_fetch`` is asked there about every blob that a peer wants
     from this node, before any of it is looked up. ``gate`` says who may connect at all (a closed
-    network; ``None``: everybody), ``swarm_key`` (32 bytes) encrypts every connection. Entering
+    network; ``None``: everybody), ``swarm_key`` (32 bytes) encrypts every connection. ``bans``
+    is where bans outlive the process. Entering
     raises :class:`P2pfleetError` when an address is malformed or cannot be listened on. Leaving
     closes every connection within two seconds, also under cancellation; after that ``events`` ends.
     ``records`` judges values of the DHT; without it none is stored here.
@@ -79,4 +91,5 @@ def open_network(
         gate=gate,
         swarm_key=swarm_key,
         records=records,
+        bans=bans,
     )

@@ -12,11 +12,11 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.transport.exceptions import OpenConnectionError
 
+from p2pfleet.adapters.network.bans import Bans
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
 from p2pfleet.adapters.network.identity import peer_of
 from p2pfleet.adapters.network.limits import (
-    Bans,
     Buckets,
     TokenBucket,
     address_group,
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS_PER_PEER = 2
 _HANDSHAKES_PER_ADDRESS = 8
 _NOBODY = "this node meets nobody now"
+
+
+class _NotAdmitted(SwarmException):  # type: ignore[misc]
+    """The handshake went well; the peer may not stay, which need not be its fault."""
 
 
 class Admission:
@@ -75,6 +79,8 @@ class Admission:
         config = self._config
         if self._closed or self.alone:
             return _NOBODY
+        if self._bans.banned(group):
+            return f"{group} is banned for what its peers sent"
         local = is_loopback(group)
         limit = config.max_peers_on_loopback if local else config.max_peers_per_address
         if self._inbound[group] >= limit:
@@ -122,9 +128,12 @@ class Admission:
                 )
         except trio.TooSlowError:
             refused(None, f"handshake from {group} took too long")
+            self._bans.failed_handshake(group)
         except Exception as error:
             cause = error.__cause__ or error
             refused(None, f"handshake from {group}: {describe(cause)}")
+            if not isinstance(error, _NotAdmitted) and not isinstance(cause, _NotAdmitted):
+                self._bans.failed_handshake(group)
         finally:
             self._shaking[group] -= 1
             if not self._shaking[group]:
@@ -158,7 +167,7 @@ class Admission:
         if reason is not None or peer is None:
             refused(identity, reason or "")
             await muxed.close()
-            raise SwarmException(reason)
+            raise _NotAdmitted(reason)
         before = list(self._swarm.connections.get(identity, ()))
         self._adding[peer] += 1
         try:

@@ -18,6 +18,11 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     A peer that is watched is asked for a sign of life after ``beat_s`` of silence, and taken for
     gone after ``silence_s``; any other is asked after ``ping_every_s``, and has ``ping_timeout_s``.
 
+    What a peer may use is counted for its address as well, which has as much as four peers, except
+    on loopback (``budget_loopback`` counts there too). ``useless_per_s`` are messages that turned
+    out to be of no use; a peer that owes some is read more slowly. ``held_bytes_per_peer`` and
+    ``held_bytes`` bound all buffers together.
+
     ``bulk_port`` is the TCP port of the bulk channel (0: the system chooses), on the hosts of
     ``listen``. Blobs from ``bulk_from_bytes`` on are worth a connection of their own, and those
     from ``pieces_from_bytes`` on are fetched from up to ``piece_sources`` peers at once.
@@ -52,7 +57,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     ping_timeout_s: float = 15.0
     greeting_s: float = 30.0
 
-    events: int = 256
+    events: int = 64
     send_queue_messages: int = 256
     send_queue_bytes: int = 4 * 2**20
     send_patience_s: float = 10.0
@@ -64,11 +69,17 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     gossip_bytes_per_s: float = 512.0 * 2**10
     max_streams_per_peer: int = 64
     streams_per_s: float = 200.0
-    buffered_bytes_per_connection: int = 8 * 2**20
+    useless_per_s: float = 50.0
+    useless_burst: float = 1_000.0
+    held_bytes_per_peer: int = 8 * 2**20
+    held_bytes: int = 64 * 2**20
+    budget_loopback: bool = False
 
     reject_limit: int = 8
     reject_window_s: float = 60.0
     ban_s: float = 600.0
+    address_ban_peers: int = 3
+    failed_handshakes_per_address: int = 30
 
     provide_every_s: float = 180.0
     lookup_first_s: float = 0.5

@@ -22,6 +22,7 @@ from libp2p.transport.tcp import tcp
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.identity import peer_of
 from p2pfleet.adapters.network.limits import Buckets, TokenBucket
+from p2pfleet.adapters.network.places import PEERS_A_PLACE, Budget, Places
 from p2pfleet.core.model.ids import short_peer
 
 logger = logging.getLogger(__name__)
@@ -142,11 +143,13 @@ async def reset_quietly(stream: Any) -> None:
 class StreamGuard:
     """Stands in front of every inbound stream: counts, limits, contains."""
 
-    def __init__(self, config: NetworkConfig, serve: Handler) -> None:
+    def __init__(self, config: NetworkConfig, serve: Handler, places: Places) -> None:
         self._config = config
         self._serve = serve
+        self._places = places
         self._open: Counter[bytes] = Counter()
-        self._rates = Buckets(config.streams_per_s, config.streams_per_s * 5)
+        self._open_at: Counter[str | None] = Counter()
+        self._rates = Budget(places, config.streams_per_s, config.streams_per_s * 5)
 
     async def __call__(self, stream: Any) -> None:
         """Serve one inbound stream. Never raises an ``Exception``."""
@@ -156,11 +159,17 @@ class StreamGuard:
             refused(identity, f"more than {self._config.max_streams_per_peer} streams at once")
             await reset_quietly(stream)
             return
+        place = self._places.of(key)
+        if place and self._open_at[place] >= self._config.max_streams_per_peer * PEERS_A_PLACE:
+            refused(identity, f"too many streams at once from {place}")
+            await reset_quietly(stream)
+            return
         if not self._rates[key].take():
             refused(identity, "opens streams too quickly")
             await reset_quietly(stream)
             return
         self._open[key] += 1
+        self._open_at[place] += 1
         try:
             await self._serve(stream)
             if stream.get_protocol() is None:
@@ -170,8 +179,11 @@ class StreamGuard:
             await reset_quietly(stream)
         finally:
             self._open[key] -= 1
+            self._open_at[place] -= 1
             if not self._open[key]:
                 del self._open[key]
+            if not self._open_at[place]:
+                del self._open_at[place]
 
 
 _HANDLER_BYTES_PER_S = 16 * 1024

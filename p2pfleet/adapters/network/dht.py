@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_KEYS = 1024
 _MAX_VALUES = 512
+_MAX_KEYS_OF_ONE = 32
 _MAX_PROVIDERS = 64
 _MAX_ADDRESSES = 8
 _RECORD_S = 900.0
@@ -60,15 +61,21 @@ class _Providers(ProviderStore):  # type: ignore[misc]
         found = [address for address in provider.addrs if usable(address)][:_MAX_ADDRESSES]
         if not found:
             return
+        name = str(provider.peer_id)
+        if name not in self.providers.get(key, ()) and not self._has_room(name):
+            return
         records = self.providers.pop(key, {})
         self.providers[key] = records
-        name = str(provider.peer_id)
         records.pop(name, None)
         records[name] = ProviderRecord(PeerInfo(provider.peer_id, found))
         while len(records) > _MAX_PROVIDERS:
             del records[next(iter(records))]
         while len(self.providers) > _MAX_KEYS:
             del self.providers[next(one for one in self.providers if one not in self.own)]
+
+    def _has_room(self, name: str) -> bool:
+        """Whether one more record of this provider is kept: nobody fills the store alone."""
+        return sum(name in records for records in self.providers.values()) < _MAX_KEYS_OF_ONE
 
     @property
     def own(self) -> set[bytes]:

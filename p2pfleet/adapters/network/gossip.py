@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,14 +19,16 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.mcache import CacheEntry, MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import contain_tasks, describe, refused
 from p2pfleet.adapters.network.identity import peer_of
-from p2pfleet.adapters.network.limits import Buckets
-from p2pfleet.core.errors import Accept, Reject, Verdict
+from p2pfleet.adapters.network.places import Budget, Places
+from p2pfleet.adapters.network.scoring import Score, parameters
+from p2pfleet.core.errors import Accept, Forged, Ignore, Reject, Verdict
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES
 from p2pfleet.ports import Announced, Clock, NetworkEvent, Validator
@@ -40,6 +43,7 @@ _MAX_WANTED = 16
 _MAX_BACKOFF_S = 3600
 _MAX_HEADER_BYTES = 512
 _MEND_S = 15.0
+_MAX_WAITING = 64
 
 
 def message_id(message: Any) -> bytes:
@@ -61,6 +65,7 @@ class _Router(GossipSub):  # type: ignore[misc]
     """The mesh, with what strangers can grow or amplify cut off."""
 
     fleet_topic: str
+    score: Score
 
     async def heartbeat(self) -> None:
         while True:
@@ -104,7 +109,11 @@ class _Router(GossipSub):  # type: ignore[misc]
         self.recent_message_deliveries.clear()
 
     async def _maintain_mesh_quality(self, topic: str) -> None:
-        """Scores are all zero here; the library would change the mesh without telling peers."""
+        """Instead of the library's, which changes the mesh without telling peers: who sent what
+        was wrong leaves it, and is told."""
+        for identity in [one for one in self.mesh.get(topic, ()) if self.score.graylisted(one)]:
+            self.mesh[topic].discard(identity)
+            await self.emit_prune(topic, identity, False, False)
 
     def _check_equivocation(self, msg: Any) -> bool:
         """Ids are content hashes; a sequence number that comes again means nothing."""
@@ -146,13 +155,12 @@ class _Pubsub(Pubsub):  # type: ignore[misc]
 
     async def push_msg(self, msg_forwarder: Any, msg: Any) -> None:
         try:
-            if msg_forwarder == self.my_id or self.fleet.wanted(msg_forwarder, msg):
-                await super().push_msg(msg_forwarder, msg)
+            own = msg_forwarder == self.my_id
+            if not self._is_msg_seen(msg) if own else self.fleet.accepts(msg_forwarder, msg):
+                self._mark_msg_seen(msg)
+                await self.router.publish(msg_forwarder, msg)
         except Exception as error:
             refused(msg_forwarder, f"announcement: {describe(error)}")
-
-    def notify_subscriptions(self, publish_message: Any) -> None:
-        """The announcement went through every check; :class:`Announcements` hands it over."""
 
 
 class Announcements:
@@ -168,14 +176,22 @@ class Announcements:
         events: trio.MemorySendChannel[NetworkEvent],
         report: Callable[[PeerId, Verdict], None],
         ours: Callable[[], list[Any]],
+        places: Places,
+        useless: Budget,
+        rejects: Callable[[PeerId], int],
     ) -> None:
+        """``useless`` is what peers may send that is of no use, ``rejects`` counts what a peer sent
+        lately that was wrong, over gossip or otherwise."""
         self._ours = ours
         self._topic = topic
         self._validator = validator
         self._events = events
         self._report = report
-        self._rates = Buckets(config.announcements_per_s, config.announcements_burst)
-        self.received = Buckets(config.gossip_bytes_per_s, config.gossip_bytes_per_s)
+        self._useless = useless
+        self._rates = Budget(places, config.announcements_per_s, config.announcements_burst)
+        self.received = Budget(places, config.gossip_bytes_per_s, config.gossip_bytes_per_s)
+        self._waiting: deque[Announced] = deque(maxlen=_MAX_WAITING)
+        self._arrived = trio.Event()
         self._router = _Router(
             protocols=[PROTOCOL],
             degree=6,
@@ -186,7 +202,9 @@ class Announcements:
             adaptive_gossip_enabled=False,
             spam_protection_enabled=False,
             eclipse_protection_enabled=False,
+            score_params=parameters(rejects),
         )
+        self.score = self._router.score = Score(self._router.scorer, topic)
         self._router.fleet_topic = topic
         self._router.mcache = _ContentCache(3, 5)
         self._pubsub = _Pubsub(
@@ -204,7 +222,6 @@ class Announcements:
         self._pubsub.fleet = self
         # Starting from the second, two runs in quick succession would reuse numbers.
         self._pubsub.counter = clock.wall_ms() * 1_000_000
-        self._pubsub.set_topic_validator(topic, self._valid, is_async_validator=False)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -217,6 +234,7 @@ class Announcements:
                 await self._pubsub.subscribe(self._topic)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._mend)
+                    nursery.start_soon(self._hand_over)
                     yield
                     nursery.cancel_scope.cancel()
 
@@ -247,31 +265,52 @@ class Announcements:
             return False
         if self._pubsub.seen_messages.has(message_id(message)):
             return False
-        if not self._rates[forwarder.to_bytes()].take():
+        key = forwarder.to_bytes()
+        if not self._rates[key].take() or self._useless[key].owe(0) > 0:
             refused(forwarder, "announces too much")
+            return False
+        if not self.score.heard(forwarder):
+            refused(forwarder, "announced too much that was wrong")
             return False
         return True
 
-    def _valid(self, forwarder: Any, message: Any) -> bool:
-        """The library's validator: ours, whose verdict decides. Never raises."""
+    def accepts(self, forwarder: Any, message: Any) -> bool:
+        """Judge what a peer hands on, the cheapest checks first; whether it is handed on further.
+
+        Never raises.
+        """
         peer = peer_of(forwarder)
-        if peer is None:
+        if peer is None or not self.wanted(forwarder, message):
             return False
-        if forwarder == self._pubsub.my_id:
-            return True
-        try:
-            verdict = self._validator(peer, bytes(message.data))
-        except Exception as error:
-            logger.error("the announcement validator failed: %s", describe(error))
-            return False
+        verdict = self._verdict(peer, message)
+        self.score.judged(forwarder, verdict)
         if not isinstance(verdict, Accept):
             refused(forwarder, f"announcement: {verdict.reason}")
             self._report(peer, verdict)
             return False
-        try:
-            self._events.send_nowait(Announced(peer, bytes(message.data)))
-        except trio.WouldBlock:
-            logger.debug("dropped an announcement: the events wait to be read")
-        except trio.BrokenResourceError:
-            return False
+        self._waiting.append(Announced(peer, bytes(message.data)))
+        self._arrived.set()
         return True
+
+    def _verdict(self, peer: PeerId, message: Any) -> Verdict:
+        try:
+            signed = signature_validator(message)
+        except Exception as error:  # whatever the library makes of a key that is none
+            return Forged(f"the announcement's key cannot be used: {describe(error)}")
+        if not signed:
+            return Forged("the announcement's signature does not match")
+        if message.from_id == self._pubsub.my_id.to_bytes():
+            return Ignore("an announcement of this node's own")
+        try:
+            return self._validator(peer, bytes(message.data))
+        except Exception as error:
+            logger.error("the announcement validator failed: %s", describe(error))
+            return Ignore("the validator failed")
+
+    async def _hand_over(self) -> None:
+        """Announcements wait for their turn among the readers of streams; the oldest are lost."""
+        while True:
+            while self._waiting:
+                await self._events.send(self._waiting.popleft())
+            self._arrived = trio.Event()
+            await self._arrived.wait()

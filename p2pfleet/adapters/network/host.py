@@ -14,12 +14,14 @@ from libp2p.abc import INotifee
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_exchange_pair
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfleet.adapters.network import muxer
 from p2pfleet.adapters.network.addresses import endpoint, expand, parse_listen
 from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission, connect_quickly
+from p2pfleet.adapters.network.bans import Bans
 from p2pfleet.adapters.network.bulk import Blobs
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import (
@@ -32,16 +34,19 @@ from p2pfleet.adapters.network.containment import (
 )
 from p2pfleet.adapters.network.dht import Rendezvous
 from p2pfleet.adapters.network.gossip import Announcements
+from p2pfleet.adapters.network.holding import Holding
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.limits import Bans
 from p2pfleet.adapters.network.members import Door
 from p2pfleet.adapters.network.peers import Dialler
+from p2pfleet.adapters.network.places import Budget, Places
 from p2pfleet.adapters.network.sessions import Sessions
-from p2pfleet.core.errors import P2pfleetError, Reject, Verdict
+from p2pfleet.core.errors import Accept, P2pfleetError, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
 from p2pfleet.core.wire.names import FRAME_PROTOCOL, announcements_topic
 from p2pfleet.ports import (
     AddressBook,
+    Ban,
+    BanBook,
     BlobGate,
     BlobReader,
     Bulk,
@@ -98,13 +103,17 @@ class Host:
         gate: MemberGate | None = None,
         swarm_key: bytes | None = None,
         records: RecordRule | None = None,
+        bans: BanBook | None = None,
     ) -> None:
         self._config = config
         self._tasks = tasks
         self._listen = [parse_listen(text) for text in config.listen]
         announced = [parse_listen(text) for text in config.announce]
         self._send, self._events = trio.open_memory_channel[NetworkEvent](config.events)
-        self._bans = Bans(clock, config.reject_limit, config.reject_window_s, config.ban_s)
+        self._bans = Bans(clock, config, bans, self._own_ips)
+        self._places = Places(config)
+        self._useless = Budget(self._places, config.useless_per_s, config.useless_burst)
+        self._holding = Holding(config, self._part)
         self._door = Door(gate, swarm_key)
         self._watched: frozenset[PeerId] = frozenset()
         pair = create_new_key_pair(seed)
@@ -113,7 +122,7 @@ class Host:
             key_pair=pair,
             listen_addrs=self._listen,
             sec_opt={NOISE: self._door.noise(pair, create_new_exchange_pair().private_key)},
-            muxer_opt={muxer.PROTOCOL: muxer.bounded_yamux(config)},
+            muxer_opt={muxer.PROTOCOL: muxer.bounded_yamux(config, self._holding)},
             connection_config=ConnectionConfig(
                 max_connections=limit,
                 min_connections=0,
@@ -143,6 +152,9 @@ class Host:
             self.report,
             self._session_opened,
             self._session_ended,
+            self._places,
+            self._useless,
+            self._holding,
         )
         self._dialler = Dialler(
             config, swarm, me, addresses, clock, self._sessions, self._admission
@@ -159,6 +171,9 @@ class Host:
             self._send,
             self.report,
             lambda: [library_id(one.peer) for one in self._sessions.peers()],
+            self._places,
+            self._useless,
+            self._bans.rejects,
         )
         self._blobs = Blobs(
             config, network, self._host, me, pair.private_key.sign, blobs, may_fetch, self.report
@@ -189,7 +204,9 @@ class Host:
             self.connection_closed(conn)
 
         swarm.remove_conn = removed
-        swarm.set_stream_handler(StreamGuard(self._config, swarm.common_stream_handler))
+        swarm.set_stream_handler(
+            StreamGuard(self._config, swarm.common_stream_handler, self._places)
+        )
 
     # ---- Network -----------------------------------------------------------------------------
 
@@ -268,12 +285,35 @@ class Host:
 
     def report(self, peer: PeerId, verdict: Verdict) -> None:
         """Tell what a message of ``peer`` turned out to be."""
+        if isinstance(verdict, Accept) or peer == self.peer:
+            return
+        key = library_id(peer).to_bytes()
+        self._useless[key].owe(1)
         if not isinstance(verdict, Reject):
             return
         logger.debug("reject of %s: %s", short_peer(peer), verdict.reason)
-        if self._bans.reject(peer):
+        if self._bans.reject(peer, verdict, self._places.of(key)):
             logger.info("banned %s: %s", short_peer(peer), verdict.reason)
-            self._tasks.start_soon(self._sessions.close, library_id(peer))
+            self._part(key)
+
+    def bans(self) -> tuple[Ban, ...]:
+        """Whom this node refuses now, the newest first."""
+        return self._bans.running()
+
+    def unban(self, who: PeerId | str) -> bool:
+        """Lift the ban of a peer or an address; whether there was one."""
+        lifted = self._bans.lift(who)
+        if lifted:
+            self._dialler.wake()
+        return lifted
+
+    def _part(self, key: bytes) -> None:
+        """Close every connection to the peer with this library id."""
+        self._tasks.start_soon(self._sessions.close, ID(key))
+
+    def _own_ips(self) -> list[str]:
+        listening = [str(address).split("/")[2] for address in self._host.get_addrs()]
+        return [*listening, *(one.split("/")[2] for one in self._config.announce)]
 
     # ---- connections -------------------------------------------------------------------------
 
@@ -283,6 +323,7 @@ class Host:
         if peer is None:
             return
         conn.muxed_conn.watch(peer in self._watched)
+        self._places.connected(conn.muxed_conn)
         self._sessions.connected(peer)
         self._tasks.start_soon(self._introduce, peer, conn)
 
@@ -315,6 +356,7 @@ class Host:
         """The swarm lost a connection."""
         peer = peer_of(conn.muxed_conn.peer_id)
         if peer is not None:
+            self._places.disconnected(conn.muxed_conn)
             self._blobs.disconnected(peer)
             self._sessions.disconnected(peer)
 
@@ -338,6 +380,9 @@ class Host:
             stack.push_async_callback(self._close)
             await self._bind()
             await self._blobs.start([str(one).split("/")[2] for one in self._listen], self._tasks)
+            await self._bans.load()
+            self._tasks.start_soon(self._bans.keep)
+            stack.push_async_callback(self._bans.close)
             await self._dialler.load()
             await stack.enter_async_context(self._gossip.running())
             await stack.enter_async_context(self._rendezvous.running())

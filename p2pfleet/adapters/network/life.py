@@ -16,6 +16,7 @@ from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.ids import NetworkId
 from p2pfleet.ports import (
     AddressBook,
+    BanBook,
     BlobGate,
     BlobReader,
     Clock,
@@ -41,6 +42,7 @@ async def open_host(
     gate: MemberGate | None = None,
     swarm_key: bytes | None = None,
     records: RecordRule | None = None,
+    bans: BanBook | None = None,
 ) -> AsyncIterator[Host]:
     """See :func:`p2pfleet.adapters.network.open_network`."""
     assert len(seed) == 32
@@ -63,6 +65,7 @@ async def open_host(
             tasks=tasks,
             gate=gate,
             swarm_key=swarm_key,
+            bans=bans,
         )
     )
     try:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 import trio
-
-from p2pfleet.core.model.ids import PeerId
-from p2pfleet.ports import Clock
 
 MAX_TRACKED_PEERS = 4096
 
@@ -38,6 +35,11 @@ class TokenBucket:
             return False
         self._tokens -= amount
         return True
+
+    def has(self, amount: float) -> bool:
+        """Whether ``amount`` is there."""
+        self._refill()
+        return self._tokens >= amount
 
     def owe(self, amount: float) -> float:
         """Take ``amount`` in any case; the seconds to wait until the debt is worked off."""
@@ -73,51 +75,6 @@ class Buckets:
             del self._buckets[key]
         while len(self._buckets) > MAX_TRACKED_PEERS:
             self._buckets.popitem(last=False)
-
-
-class Bans:
-    """Peers that sent too much that was wrong, and until when they are refused."""
-
-    def __init__(self, clock: Clock, limit: int, window_s: float, ban_s: float) -> None:
-        self._clock = clock
-        self._limit = limit
-        self._window_ms = round(window_s * 1000)
-        self._ban_ms = round(ban_s * 1000)
-        self._rejects: OrderedDict[PeerId, deque[int]] = OrderedDict()
-        self._until: OrderedDict[PeerId, int] = OrderedDict()
-
-    def reject(self, peer: PeerId) -> bool:
-        """Count one Reject; whether ``peer`` is banned from now on because of it."""
-        now = self._clock.monotonic_ms()
-        times = self._rejects.setdefault(peer, deque())
-        self._rejects.move_to_end(peer)
-        times.append(now)
-        while times and times[0] <= now - self._window_ms:
-            times.popleft()
-        if len(times) < self._limit:
-            if len(self._rejects) > MAX_TRACKED_PEERS:
-                self._rejects.popitem(last=False)
-            return False
-        del self._rejects[peer]
-        self.hold_off(peer)
-        return True
-
-    def hold_off(self, peer: PeerId) -> None:
-        """Refuse ``peer`` for as long as a ban lasts, whatever the reason."""
-        self._until[peer] = self._clock.monotonic_ms() + self._ban_ms
-        self._until.move_to_end(peer)
-        if len(self._until) > MAX_TRACKED_PEERS:
-            self._until.popitem(last=False)
-
-    def banned(self, peer: PeerId) -> bool:
-        """Whether ``peer`` is refused now."""
-        until = self._until.get(peer)
-        if until is None:
-            return False
-        if self._clock.monotonic_ms() < until:
-            return True
-        del self._until[peer]
-        return False
 
 
 def address_group(address: str) -> str:

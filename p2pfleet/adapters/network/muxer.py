@@ -22,6 +22,7 @@ from libp2p.stream_muxer.yamux import yamux
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
+from p2pfleet.adapters.network.holding import Holding
 from p2pfleet.adapters.network.limits import TokenBucket
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ class OverBudget(trio.TooSlowError):
     """A peer sent more than it may. Derived from what the library's reader takes as the end."""
 
 
-def bounded_yamux(config: NetworkConfig) -> Any:
-    """A yamux class with the bounds of ``config``."""
+def bounded_yamux(config: NetworkConfig, holding: Holding) -> Any:
+    """A yamux class with the bounds of ``config``; what it buffers is on the account."""
     # Windows grow up to this module constant; 2 MiB keep 100 MB/s flowing at 20 ms.
     yamux.MAX_WINDOW_SIZE = MAX_WINDOW_BYTES
 
@@ -60,13 +61,19 @@ def bounded_yamux(config: NetworkConfig) -> Any:
             return data
 
         async def start(self) -> None:
+            key = self.peer_id.to_bytes()
+            holding.watch(key, self, self._buffered)
             try:
                 await super().start()
             except Exception as error:
                 refused(self.peer_id, f"connection: {describe(error)}")
             finally:
+                holding.forget(key, self)
                 if not self.event_closed.is_set():
                     await self._cleanup_on_error()
+
+        def _buffered(self) -> int:
+            return sum(map(len, self.stream_buffers.values()))
 
         async def _write_frame(self, data: bytes) -> None:
             # Only frames of the peer (pings, new streams) are acknowledged, by the task that reads
@@ -81,9 +88,8 @@ def bounded_yamux(config: NetworkConfig) -> Any:
             if length > MAX_DATA_FRAME_BYTES:
                 refused(self.peer_id, f"data frame of {length} bytes")
                 raise OverBudget
-            buffered = sum(map(len, self.stream_buffers.values()))
-            if buffered + length > config.buffered_bytes_per_connection:
-                refused(self.peer_id, f"{buffered} bytes sent ahead of what was read")
+            if not holding.admits(self.peer_id.to_bytes(), length):
+                refused(self.peer_id, f"{self._buffered()} bytes sent ahead of what was read")
                 raise OverBudget
             return bytes(await super()._read_data_body(length))
 

@@ -20,8 +20,9 @@ import trio
 from p2pfleet.adapters.network.addresses import with_peer
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import Tasks, describe, refused, reset_quietly
+from p2pfleet.adapters.network.holding import Holding
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.limits import TokenBucket
+from p2pfleet.adapters.network.places import Budget, Places
 from p2pfleet.adapters.network.streams import (
     SendQueue,
     StreamFailed,
@@ -56,8 +57,6 @@ class Session:
         self.peer = peer
         self.identity = library_id(peer)
         self.queue = SendQueue(config.send_queue_messages, config.send_queue_bytes)
-        self.messages = TokenBucket(config.messages_per_s, config.messages_per_s * 2)
-        self.bytes = TokenBucket(config.message_bytes_per_s, config.message_bytes_per_s)
         self.outgoing = trio.Event()
         self.incoming = trio.Event()
         self.open = trio.Event()
@@ -82,8 +81,15 @@ class Sessions:
         report: Callable[[PeerId, Verdict], None],
         opened: Callable[[PeerId], None],
         ended: Callable[[PeerId, bool], None],
+        places: Places,
+        useless: Budget,
+        holding: Holding,
     ) -> None:
         self._config = config
+        self._messages = Budget(places, config.messages_per_s, config.messages_per_s * 2)
+        self._bytes = Budget(places, config.message_bytes_per_s, config.message_bytes_per_s)
+        self._useless = useless
+        self._holding = holding
         self._host = host
         self._tasks = tasks
         self._events = events
@@ -145,6 +151,9 @@ class Sessions:
         session = self._sessions.get(peer)
         if session is None or session.event is None or session.gone.is_set():
             raise PeerGone(f"{short_peer(peer)} is not connected")
+        if not self._holding.admits(session.identity.to_bytes(), len(data)):
+            self._tasks.start_soon(self.close, session.identity)
+            raise PeerGone(f"{short_peer(peer)} lets too much wait for it")
         with trio.move_on_after(self._config.send_patience_s):
             await session.queue.put(data)
             return
@@ -153,6 +162,8 @@ class Sessions:
     # ---- the life of a session ---------------------------------------------------------------
 
     async def _run(self, session: Session) -> None:
+        key = session.identity.to_bytes()
+        self._holding.watch(key, session, lambda: session.queue.size)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, session)
@@ -172,6 +183,7 @@ class Sessions:
                     self._opened(session.peer)
         except Exception as error:
             logger.debug("session with %s: %s", short_peer(session.peer), describe(error))
+        self._holding.forget(key, session)
         await self._end(session)
 
     async def _watch(self, session: Session, scope: trio.CancelScope) -> None:
@@ -311,11 +323,18 @@ class Sessions:
     async def _read(self, session: Session, stream: Any) -> None:
         session.incoming.set()
         await session.open.wait()
+        key = session.identity.to_bytes()
         try:
             async for messages in read_messages(
-                stream, MAX_MESSAGE_BYTES, session.messages, session.bytes
+                stream,
+                MAX_MESSAGE_BYTES,
+                self._messages[key],
+                self._bytes[key],
+                self._useless[key],
             ):
                 for message in messages:
+                    # Readers wait here in a queue, with one message each: whoever sends more than
+                    # others does not come more often than they do.
                     await self._events.send(Received(session.peer, message))
         except TooLong as error:
             refused(session.identity, str(error))

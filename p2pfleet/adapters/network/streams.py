@@ -14,7 +14,7 @@ import trio
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 
 from p2pfleet.adapters.network.containment import reset_quietly
-from p2pfleet.adapters.network.limits import TokenBucket
+from p2pfleet.adapters.network.places import Purse
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,11 @@ class SendQueue:
         self._bytes = 0
         self._filled = trio.Event()
         self._drained = trio.Event()
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return self._bytes
 
     @property
     def _full(self) -> bool:
@@ -180,9 +185,11 @@ def frame(message: bytes) -> bytes:
 
 
 async def read_messages(
-    stream: Any, limit: int, messages: TokenBucket, size: TokenBucket
+    stream: Any, limit: int, messages: Purse, size: Purse, useless: Purse
 ) -> AsyncIterator[list[bytes]]:
-    """Every message of a stream, a list for each read, slowed down to the rates of the buckets.
+    """Every message of a stream, a list for each read, slowed down to what the purses have.
+
+    ``useless`` is charged elsewhere, with what the messages turned out to be.
 
     Raises :class:`TooLong` and :class:`StreamFailed`.
     """
@@ -209,6 +216,6 @@ async def read_messages(
         del buffer[:at]
         if found:
             yield found
-        pause = max(messages.owe(len(found)), size.owe(len(data)))
+        pause = max(messages.owe(len(found)), size.owe(len(data)), useless.owe(0))
         if pause > 0:
             await trio.sleep(pause)

@@ -18,7 +18,7 @@ from p2pfleet.adapters.network import NetworkConfig, open_network
 from p2pfleet.core.errors import ACCEPT, Verdict
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_of
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.ports import BlobGate, Connected, Disconnected, MemberGate, RecordRule, Validator
+from p2pfleet.ports import BanBook, BlobGate, Connected, Disconnected, MemberGate, RecordRule, Validator
 
 NETWORK = NetworkId(hashlib.sha256(b"a network of tests").digest())
 T = TypeVar("T")
@@ -147,6 +147,7 @@ def node(
     gate: MemberGate | None = None,
     swarm_key: bytes | None = None,
     records: RecordRule | None = None,
+    bans: BanBook | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """Open the network as node ``number``."""
     return open_network(
@@ -161,6 +162,7 @@ def node(
         gate=gate,
         swarm_key=swarm_key,
         records=records,
+        bans=bans,
     )
 
 

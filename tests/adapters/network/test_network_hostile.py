@@ -323,7 +323,7 @@ async def test_a_peer_that_sends_past_every_window_is_disconnected(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="p2pfleet")
-    tiny = msgspec.structs.replace(PATIENT, events=4, buffered_bytes_per_connection=2**20)
+    tiny = msgspec.structs.replace(PATIENT, events=4, held_bytes_per_peer=2**20)
     async with (
         victim_and_honest(tmp_path, tiny) as (victim, honest),
         attacker(victim, 66) as mallory,

@@ -14,24 +14,11 @@ from p2pfleet.adapters.network.addresses import (
     parse_listen,
     usable,
 )
-from p2pfleet.adapters.network.limits import Bans, TokenBucket, address_group, is_loopback
+from p2pfleet.adapters.network.limits import TokenBucket, address_group, is_loopback
 from p2pfleet.adapters.network.streams import SendQueue
 from p2pfleet.core.model.ids import PeerId, peer_text
 
 PEER = PeerId(bytes(range(32)))
-
-
-class SetClock:
-    """A clock that stands where it was put."""
-
-    def __init__(self) -> None:
-        self.ms = 0
-
-    def monotonic_ms(self) -> int:
-        return self.ms
-
-    def wall_ms(self) -> int:
-        return self.ms
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
@@ -43,17 +30,6 @@ def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     assert bucket.owe(4) == 2.0
     now = 100.0
     assert bucket.full
-
-
-def test_rejects_within_the_window_ban_for_a_while() -> None:
-    clock = SetClock()
-    bans = Bans(clock, limit=3, window_s=10, ban_s=60)
-    assert [bans.reject(PEER), bans.reject(PEER)] == [False, False]
-    clock.ms = 10_000
-    assert [bans.reject(PEER), bans.reject(PEER), bans.reject(PEER)] == [False, False, True]
-    assert bans.banned(PEER)
-    clock.ms = 70_000
-    assert not bans.banned(PEER)
 
 
 @pytest.mark.parametrize(
