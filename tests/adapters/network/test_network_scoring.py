@@ -1,0 +1,153 @@
+"""GossipSub's scores, with the library's own scorer: signs, caps, and what they do on real hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import trio
+from libp2p.pubsub.score import PeerScorer
+from network_harness import QUICK, meet, next_of, node, seed_of, trio_test, until
+from test_network_hostile import attacker
+
+from p2pfleet.adapters.network.gossip import PROTOCOL
+from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.adapters.network.scoring import GRAYLIST_FROM, PUBLISH_FROM, Score, parameters
+from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
+from p2pfleet.core.model.ids import PeerId
+from p2pfleet.ports import Announced
+
+PATIENT = msgspec.structs.replace(QUICK, reject_limit=10_000)
+ONE = library_id(PeerId(seed_of(7)))
+
+
+def judged(data: bytes) -> Verdict:
+    """A validator that does what the announcement says."""
+    if data.startswith(b"reject"):
+        return Reject("it asked for it")
+    return Ignore("it asked for it") if data.startswith(b"ignore") else ACCEPT
+
+
+def score(rejects: int = 0) -> tuple[PeerScorer, Score]:
+    scorer = PeerScorer(parameters(lambda peer: rejects))
+    return scorer, Score(scorer, "topic")
+
+
+def test_rejects_lower_a_score_ignores_do_not_and_first_deliveries_raise_it() -> None:
+    _, mine = score()
+    assert mine.of(ONE) == 0.0
+    for _ in range(100):
+        mine.judged(ONE, Ignore("late"))
+    assert mine.of(ONE) == 0.0
+    for _ in range(100):
+        mine.judged(ONE, ACCEPT)
+    assert mine.of(ONE) == 10.0
+    for _ in range(5):
+        mine.judged(ONE, Reject("wrong"))
+    assert mine.of(ONE) == -40.0
+    assert not mine.heard(ONE)
+    assert not mine.graylisted(ONE)
+    mine.judged(ONE, Reject("wrong"))
+    assert mine.graylisted(ONE)
+
+
+def test_what_a_peer_sent_outside_gossip_counts_as_well() -> None:
+    _, mine = score(rejects=9)
+    assert mine.of(ONE) == -45.0
+    assert mine.graylisted(ONE)
+
+
+def test_a_score_recovers_with_time_and_cannot_be_saved_up() -> None:
+    scorer, mine = score()
+    for _ in range(1_000):
+        mine.judged(ONE, Reject("wrong"))
+    assert mine.of(ONE) < -199.0
+    for _ in range(240):
+        scorer.on_heartbeat()
+    # The counter counts on beyond its cap; only what is below it moves the score.
+    assert mine.of(ONE) == -200.0
+    fresh, mine = score()
+    for _ in range(6):
+        mine.judged(ONE, Reject("wrong"))
+    for _ in range(240):
+        fresh.on_heartbeat()
+    assert -31.0 < mine.of(ONE) < -29.0
+
+
+def test_the_gates_of_the_library_follow_the_same_thresholds() -> None:
+    scorer, mine = score()
+    for rejects in range(8):
+        assert scorer.allow_gossip(ONE, ["topic"]) == (rejects <= 1)
+        assert scorer.allow_publish(ONE, ["topic"]) == (-10.0 * rejects >= PUBLISH_FROM)
+        assert scorer.is_graylisted(ONE, ["topic"]) == (-10.0 * rejects < GRAYLIST_FROM)
+        assert not scorer.allow_px_from(ONE, ["topic"])
+        mine.judged(ONE, Reject("wrong"))
+
+
+async def announce(
+    hostile: Any, stream: Any, data: bytes, topic: str, forged: bool = False
+) -> None:
+    """One announcement as any GossipSub peer would sign and send it."""
+    from libp2p.pubsub.pb import rpc_pb2
+    from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
+    from libp2p.utils.varint import encode_uvarint
+
+    message = rpc_pb2.Message(
+        data=data,
+        topicIDs=[topic],
+        from_id=hostile.host.get_id().to_bytes(),
+        seqno=trio.current_time().hex().encode()[:8],
+    )
+    payload = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
+    message.signature = hostile.host.get_private_key().sign(payload)
+    if forged:
+        message.signature = bytes(64)
+    raw = rpc_pb2.RPC(publish=[message]).SerializeToString()
+    await stream.write(encode_uvarint(len(raw)) + raw)
+
+
+@trio_test(30)
+async def test_who_gossips_rejects_is_graylisted_who_gossips_ignores_is_not() -> None:
+    async with node(1, config=PATIENT, validator=lambda peer, data: judged(data)) as victim:
+        gossip = victim._gossip
+        async with attacker(victim, 50) as wrong, attacker(victim, 51) as late:
+            streams = {one: await one.stream(PROTOCOL) for one in (wrong, late)}
+            for number in range(8):
+                await announce(wrong, streams[wrong], b"reject %d" % number, gossip._topic)
+                await announce(late, streams[late], b"ignore %d" % number, gossip._topic)
+            await announce(late, streams[late], b"worth hearing", gossip._topic)
+            assert (await next_of(victim, Announced)).data == b"worth hearing"
+            await until(lambda: not gossip.score.heard(wrong.host.get_id()))
+            assert gossip.score.of(late.host.get_id()) > 0.0
+            # What such a peer says is not looked at any more, right or wrong.
+            await announce(wrong, streams[wrong], b"worth hearing too", gossip._topic)
+            await announce(late, streams[late], b"the last", gossip._topic)
+            assert (await next_of(victim, Announced)).data == b"the last"
+            assert gossip.score.graylisted(wrong.host.get_id())
+
+
+@trio_test(30)
+async def test_announcements_with_signatures_that_do_not_match_ban_whoever_hands_them_on() -> None:
+    config = msgspec.structs.replace(QUICK, reject_limit=6)
+    async with node(1, config=config) as victim, attacker(victim, 52) as forger:
+        stream = await forger.stream(PROTOCOL)
+        for number in range(3):
+            await announce(forger, stream, b"forged %d" % number, victim._gossip._topic, True)
+        await until(lambda: len(victim.bans()) == 1)
+        assert "signature" in victim.bans()[0].reason
+        await until(lambda: not forger.connected)
+
+
+@trio_test(30)
+async def test_a_peer_of_the_mesh_that_sends_rejects_leaves_it_and_is_told() -> None:
+    config = PATIENT
+    async with node(1, config=config) as first, node(2, (first.addresses[0],)) as second:
+        await meet(first, second)
+        router = first._gossip._router
+        identity = library_id(second.peer)
+        await until(lambda: identity in router.mesh.get(router.fleet_topic, ()))
+        for _ in range(9):
+            first._gossip.score.judged(identity, Reject("wrong"))
+        await until(lambda: identity not in router.mesh[router.fleet_topic])
+        theirs = second._gossip._router
+        await until(lambda: library_id(first.peer) not in theirs.mesh[theirs.fleet_topic])
