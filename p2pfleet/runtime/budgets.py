@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.ports import Clock
 
-ANNOUNCED_AN_HOUR = 64
+ANNOUNCED_AN_HOUR = 1_024
 """How many different manifests and closures of one publisher are handed on within an hour."""
 HOUR_MS = 3_600_000
 PUBLISHERS_MAX = 4_096

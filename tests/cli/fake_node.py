@@ -66,6 +66,17 @@ class FakeNode:
                     "onnxruntime": "1.30.0",
                 }
             ],
+            "bans": lambda _: [
+                {
+                    "peer": OTHER, "address": None, "reason": "malformed message: too long",
+                    "since_ms": 1_700_000_000_000, "until_ms": 1_700_000_600_000, "times": 1,
+                },
+                {
+                    "peer": None, "address": "2606:4700:1:2::/64", "reason": "3 peers there",
+                    "since_ms": 1_700_000_000_000, "until_ms": 1_700_003_600_000, "times": 2,
+                },
+            ],
+            "unban": lambda _: {},
             "jobs": lambda _: [job(), job(id="cd" * 32, own=False)],
             "job": lambda _: job(),
             "pause": lambda _: {},

@@ -88,6 +88,18 @@ def test_peers_and_reputation_are_listed(invoke: Invoke, node: FakeNode) -> None
     assert node.of("reputation") == [{}, {"peer": OTHER}]
 
 
+def test_bans_are_listed_with_their_end_and_lifted(invoke: Invoke, node: FakeNode) -> None:
+    shown = invoke("peers", "--banned").stdout
+    assert OTHER in shown
+    assert "2606:4700:1:2::/64" in shown
+    assert "2023-11-14 22:23 UTC" in shown
+    assert "malformed message: too long" in shown
+    assert document(invoke("peers", "--banned", "--json"))[1]["times"] == 2
+    assert invoke("peers", "--unban", OTHER).exit_code == 0
+    assert node.of("unban") == [{"who": OTHER}]
+    assert invoke("peers", "--banned", "--unban", OTHER).exit_code == ExitCode.USAGE
+
+
 def test_a_peer_id_that_is_none_is_refused_before_the_node_is_asked(
     invoke: Invoke, node: FakeNode
 ) -> None:

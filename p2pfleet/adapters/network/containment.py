@@ -23,7 +23,8 @@ from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.identity import peer_of
 from p2pfleet.adapters.network.limits import Buckets, TokenBucket
 from p2pfleet.adapters.network.places import PEERS_A_PLACE, Budget, Places
-from p2pfleet.core.model.ids import short_peer
+from p2pfleet.core.errors import Reject, Verdict
+from p2pfleet.core.model.ids import PeerId, short_peer
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +144,17 @@ async def reset_quietly(stream: Any) -> None:
 class StreamGuard:
     """Stands in front of every inbound stream: counts, limits, contains."""
 
-    def __init__(self, config: NetworkConfig, serve: Handler, places: Places) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        serve: Handler,
+        places: Places,
+        report: Callable[[PeerId, Verdict], None],
+    ) -> None:
         self._config = config
         self._serve = serve
         self._places = places
+        self._report = report
         self._open: Counter[bytes] = Counter()
         self._open_at: Counter[str | None] = Counter()
         self._rates = Budget(places, config.streams_per_s, config.streams_per_s * 5)
@@ -156,8 +164,9 @@ class StreamGuard:
         identity = stream.muxed_conn.peer_id
         key = identity.to_bytes()
         if self._open[key] >= self._config.max_streams_per_peer:
-            refused(identity, f"more than {self._config.max_streams_per_peer} streams at once")
-            await reset_quietly(stream)
+            await self._refuse(
+                stream, f"more than {self._config.max_streams_per_peer} streams at once"
+            )
             return
         place = self._places.of(key)
         if place and self._open_at[place] >= self._config.max_streams_per_peer * PEERS_A_PLACE:
@@ -165,8 +174,7 @@ class StreamGuard:
             await reset_quietly(stream)
             return
         if not self._rates[key].take():
-            refused(identity, "opens streams too quickly")
-            await reset_quietly(stream)
+            await self._refuse(stream, "opens streams too quickly")
             return
         self._open[key] += 1
         self._open_at[place] += 1
@@ -184,6 +192,15 @@ class StreamGuard:
                 del self._open[key]
             if not self._open_at[place]:
                 del self._open_at[place]
+
+    async def _refuse(self, stream: Any, reason: str) -> None:
+        """Nobody who means well gets here: it counts against the peer."""
+        identity = stream.muxed_conn.peer_id
+        refused(identity, reason)
+        peer = peer_of(identity)
+        if peer is not None:
+            self._report(peer, Reject(reason))
+        await reset_quietly(stream)
 
 
 _HANDLER_BYTES_PER_S = 16 * 1024

@@ -44,6 +44,7 @@ _MAX_BACKOFF_S = 3600
 _MAX_HEADER_BYTES = 512
 _MEND_S = 15.0
 _MAX_WAITING = 64
+_FLOOD = 1_000
 
 
 def message_id(message: Any) -> bytes:
@@ -189,6 +190,7 @@ class Announcements:
         self._report = report
         self._useless = useless
         self._rates = Budget(places, config.announcements_per_s, config.announcements_burst)
+        self._floods = Budget(places, config.announcements_per_s * 4, _FLOOD)
         self.received = Budget(places, config.gossip_bytes_per_s, config.gossip_bytes_per_s)
         self._waiting: deque[Announced] = deque(maxlen=_MAX_WAITING)
         self._arrived = trio.Event()
@@ -268,6 +270,10 @@ class Announcements:
         key = forwarder.to_bytes()
         if not self._rates[key].take() or self._useless[key].owe(0) > 0:
             refused(forwarder, "announces too much")
+            peer = peer_of(forwarder)
+            # What others made may be too much without the fault of who hands it on.
+            if peer is not None and message.from_id == key and not self._floods[key].take():
+                self._report(peer, Reject("announces without end"))
             return False
         if not self.score.heard(forwarder):
             refused(forwarder, "announced too much that was wrong")

@@ -205,7 +205,7 @@ class Host:
 
         swarm.remove_conn = removed
         swarm.set_stream_handler(
-            StreamGuard(self._config, swarm.common_stream_handler, self._places)
+            StreamGuard(self._config, swarm.common_stream_handler, self._places, self.report)
         )
 
     # ---- Network -----------------------------------------------------------------------------

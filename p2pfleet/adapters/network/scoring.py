@@ -24,12 +24,13 @@ from p2pfleet.adapters.network.identity import peer_of
 from p2pfleet.core.errors import Accept, Reject, Verdict
 from p2pfleet.core.model.ids import PeerId
 
-GOSSIP_FROM = -10.0
+GOSSIP_FROM = -20.0
 """Below it a peer is told no message ids any more."""
-PUBLISH_FROM = -25.0
-"""Below it nothing is taken from a peer, and nothing sent to it."""
 GRAYLIST_FROM = -40.0
 """Below it a peer is put out of the mesh, and not let in."""
+PUBLISH_FROM = -100.0
+"""Below it nothing is taken from a peer, and nothing sent to it. Whoever is wrong that often within
+a minute is banned before; this is for those who take their time."""
 
 _REJECT = 10.0
 _HALF_LIFE_240S = 0.99712
@@ -48,7 +49,7 @@ def parameters(rejects: Callable[[PeerId], int]) -> ScoreParams:
         p5_behavior_penalty_weight=1.0,
         p5_behavior_penalty_threshold=40.0,
         p5_behavior_penalty_decay=0.99,
-        p6_appl_slack_weight=_REJECT / 2,
+        p6_appl_slack_weight=_REJECT / 4,
         gossip_threshold=GOSSIP_FROM,
         publish_threshold=PUBLISH_FROM,
         graylist_threshold=GRAYLIST_FROM,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import pytest
 import trio
@@ -72,8 +74,8 @@ def test_all_buffers_of_a_peer_are_one_account() -> None:
     parted: list[bytes] = []
     holding = Holding(CONFIG, parted.append)
     buffers = {"window": 60, "queue": 30}
-    for what in buffers:
-        holding.watch(b"a", what, lambda what=what: buffers[what])
+    holding.watch(b"a", "window", lambda: buffers["window"])
+    holding.watch(b"a", "queue", lambda: buffers["queue"])
     assert holding.held(b"a") == 90
     assert holding.admits(b"a", 10)
     assert not holding.admits(b"a", 11)
@@ -91,7 +93,7 @@ def test_when_all_hold_too_much_together_who_holds_most_has_to_go() -> None:
     holding = Holding(CONFIG, parted.append)
     held = {b"a": 90, b"b": 70, b"c": 80}
     for key in held:
-        holding.watch(key, "window", lambda key=key: held[key])
+        holding.watch(key, "window", partial(held.__getitem__, key))
         assert holding.admits(key, 0)
     assert holding.admits(b"b", 10)
     assert parted == []
@@ -166,8 +168,12 @@ async def test_a_peer_that_reads_nothing_is_parted_from_when_too_much_waits_for_
         node(2, (victim.addresses[0],), config=deaf) as other,
     ):
         await meet(victim, other)
-        with pytest.raises(PeerGone, match="lets too much wait"):
+
+        async def send_on() -> None:
             while True:
                 await victim.send(other.peer, bytes(60_000))
+
+        with pytest.raises(PeerGone, match="lets too much wait"):
+            await send_on()
         await part(victim, other.peer)
         assert victim._holding.measure() == 0

@@ -1,4 +1,4 @@
-"""GossipSub's scores, with the library's own scorer: signs, caps, and what they do on real hosts."""
+"""GossipSub's scores, by the library's own scorer: signs, caps, and what real hosts do by them."""
 
 from __future__ import annotations
 
@@ -45,14 +45,17 @@ def test_rejects_lower_a_score_ignores_do_not_and_first_deliveries_raise_it() ->
     for _ in range(5):
         mine.judged(ONE, Reject("wrong"))
     assert mine.of(ONE) == -40.0
-    assert not mine.heard(ONE)
     assert not mine.graylisted(ONE)
     mine.judged(ONE, Reject("wrong"))
     assert mine.graylisted(ONE)
+    assert mine.heard(ONE)
+    for _ in range(6):
+        mine.judged(ONE, Reject("wrong"))
+    assert not mine.heard(ONE)
 
 
 def test_what_a_peer_sent_outside_gossip_counts_as_well() -> None:
-    _, mine = score(rejects=9)
+    _, mine = score(rejects=18)
     assert mine.of(ONE) == -45.0
     assert mine.graylisted(ONE)
 
@@ -76,8 +79,8 @@ def test_a_score_recovers_with_time_and_cannot_be_saved_up() -> None:
 
 def test_the_gates_of_the_library_follow_the_same_thresholds() -> None:
     scorer, mine = score()
-    for rejects in range(8):
-        assert scorer.allow_gossip(ONE, ["topic"]) == (rejects <= 1)
+    for rejects in range(14):
+        assert scorer.allow_gossip(ONE, ["topic"]) == (rejects <= 2)
         assert scorer.allow_publish(ONE, ["topic"]) == (-10.0 * rejects >= PUBLISH_FROM)
         assert scorer.is_graylisted(ONE, ["topic"]) == (-10.0 * rejects < GRAYLIST_FROM)
         assert not scorer.allow_px_from(ONE, ["topic"])
@@ -112,7 +115,7 @@ async def test_who_gossips_rejects_is_graylisted_who_gossips_ignores_is_not() ->
         gossip = victim._gossip
         async with attacker(victim, 50) as wrong, attacker(victim, 51) as late:
             streams = {one: await one.stream(PROTOCOL) for one in (wrong, late)}
-            for number in range(8):
+            for number in range(12):
                 await announce(wrong, streams[wrong], b"reject %d" % number, gossip._topic)
                 await announce(late, streams[late], b"ignore %d" % number, gossip._topic)
             await announce(late, streams[late], b"worth hearing", gossip._topic)
