@@ -121,6 +121,11 @@ def peer_ids(folder: Path) -> set[str]:
     return {peer_text(Signer(seed).peer) for seed in seeds}
 
 
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 def run(
     honest: Honest, owner: NodeProcess, folder: Path, percents: list[float] | None, units: int
 ) -> dict[str, Any]:
@@ -134,6 +139,7 @@ def run(
     try:
         wait_until("the hostile processes run", lambda: all(hostiles.told()))
         time.sleep(LEAD_S)
+        say(f"{folder.name}: {[one.get('sent', {}) for one in hostiles.told()]}")
         before, began = honest.cpu_s(), time.monotonic()
         job = owner.client.call(
             "submit",
@@ -147,6 +153,7 @@ def run(
             time.sleep(0.25)
         used, lasted = honest.cpu_s() - before, time.monotonic() - began
         honest.watch_memory()
+        say(f"{folder.name}: {used:.2f} CPU seconds for {view['settled']} units")
         return {
             "settled": view["settled"],
             "cpu_s_per_unit": round(used / max(view["settled"], 1), 4),
@@ -170,12 +177,14 @@ def measure(
     with ExitStack() as stack:
         net = stack.enter_context(running_testnet(directory / "NET", nodes))
         owner = stack.enter_context(publisher(directory / "publisher", net.network))
+        say("the nodes run")
         wait_until("they met", lambda: owner.client.call("status")["peers"] >= nodes)
         honest = Honest(net, nodes, owner)
         warm = owner.client.call(
             "submit", model=str(model), inputs=[str(directory / "in" / "input-000.npz")], name="w"
         )["job"]
         finished(owner.client, warm)
+        say("one job is done")
         for number in range(pairs):
             folder = directory / f"attack-{number}"
             attacks.append(run(honest, owner, folder, None, units))

@@ -26,6 +26,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import contain_tasks, describe, refused
 from p2pfleet.adapters.network.identity import peer_of
+from p2pfleet.adapters.network.limits import TokenBucket
 from p2pfleet.adapters.network.places import Budget, Places
 from p2pfleet.adapters.network.scoring import Score, parameters
 from p2pfleet.core.errors import Accept, Forged, Ignore, Reject, Verdict
@@ -44,7 +45,7 @@ _MAX_BACKOFF_S = 3600
 _MAX_HEADER_BYTES = 512
 _MEND_S = 15.0
 _MAX_WAITING = 64
-_FLOOD = 1_000
+_FLOOD = 256
 
 
 def message_id(message: Any) -> bytes:
@@ -190,7 +191,8 @@ class Announcements:
         self._report = report
         self._useless = useless
         self._rates = Budget(places, config.announcements_per_s, config.announcements_burst)
-        self._floods = Budget(places, config.announcements_per_s * 4, _FLOOD)
+        self._own_rate = TokenBucket(config.announcements_per_s, config.announcements_burst)
+        self._floods = Budget(places, config.announcements_per_s, _FLOOD)
         self.received = Budget(places, config.gossip_bytes_per_s, config.gossip_bytes_per_s)
         self._waiting: deque[Announced] = deque(maxlen=_MAX_WAITING)
         self._arrived = trio.Event()
@@ -251,6 +253,10 @@ class Announcements:
     async def publish(self, data: bytes) -> None:
         """Gossip one announcement."""
         assert 0 < len(data) <= MAX_ANNOUNCEMENT_BYTES
+        if not self._own_rate.take():
+            # Others would take no more, and hold it against this node. It is announced again.
+            logger.debug("an announcement of this node's own was left out: too many at once")
+            return
         await self._pubsub.publish(self._topic, data)
 
     def wanted(self, forwarder: Any, message: Any) -> bool:

@@ -87,22 +87,35 @@ def test_the_gates_of_the_library_follow_the_same_thresholds() -> None:
         mine.judged(ONE, Reject("wrong"))
 
 
+def attacker_key(number: int) -> Any:
+    from libp2p.crypto.ed25519 import create_new_key_pair
+
+    return create_new_key_pair(seed_of(number)).private_key
+
+
 async def announce(
-    hostile: Any, stream: Any, data: bytes, topic: str, forged: bool = False
+    hostile: Any,
+    stream: Any,
+    data: bytes,
+    topic: str,
+    forged: bool = False,
+    author: Any = None,
 ) -> None:
     """One announcement as any GossipSub peer would sign and send it."""
+    from libp2p.peer.id import ID
     from libp2p.pubsub.pb import rpc_pb2
     from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX
     from libp2p.utils.varint import encode_uvarint
 
+    key = author or hostile.host.get_private_key()
     message = rpc_pb2.Message(
         data=data,
         topicIDs=[topic],
-        from_id=hostile.host.get_id().to_bytes(),
+        from_id=ID.from_pubkey(key.get_public_key()).to_bytes(),
         seqno=trio.current_time().hex().encode()[:8],
     )
     payload = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
-    message.signature = hostile.host.get_private_key().sign(payload)
+    message.signature = key.sign(payload)
     if forged:
         message.signature = bytes(64)
     raw = rpc_pb2.RPC(publish=[message]).SerializeToString()
@@ -154,3 +167,34 @@ async def test_a_peer_of_the_mesh_that_sends_rejects_leaves_it_and_is_told() -> 
         await until(lambda: identity not in router.mesh[router.fleet_topic])
         theirs = second._gossip._router
         await until(lambda: library_id(first.peer) not in theirs.mesh[theirs.fleet_topic])
+
+
+@trio_test(30)
+async def test_who_announces_without_end_is_banned_who_only_hands_on_is_not() -> None:
+    config = msgspec.structs.replace(QUICK, announcements_per_s=0.5, announcements_burst=4.0)
+    async with node(1, config=config) as victim:
+        topic = victim._gossip._topic
+        async with attacker(victim, 53) as flooder, attacker(victim, 54) as forwarder:
+            made, passed = await flooder.stream(PROTOCOL), await forwarder.stream(PROTOCOL)
+            author = attacker_key(55)
+            for number in range(400):
+                await announce(forwarder, passed, b"others' %d" % number, topic, author=author)
+            for number in range(400):
+                try:
+                    await announce(flooder, made, b"mine %d" % number, topic)
+                except Exception:
+                    break  # thrown out
+            await until(lambda: len(victim.bans()) == 1)
+            assert victim.bans()[0].reason == "announces without end"
+            await until(lambda: not flooder.connected)
+            assert forwarder.connected
+
+
+@trio_test(10)
+async def test_a_node_announces_no_more_than_others_take_from_it() -> None:
+    config = msgspec.structs.replace(QUICK, announcements_per_s=0.1, announcements_burst=3.0)
+    async with node(1, config=config) as alone:
+        before = alone._gossip._pubsub.counter
+        for number in range(50):
+            await alone.announce(b"%d" % number)
+        assert alone._gossip._pubsub.counter - before <= 4
