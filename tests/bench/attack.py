@@ -148,6 +148,7 @@ def run(
             name=folder.name,
             quorum=2,
         )["job"]
+        say(f"{folder.name}: published {job[:8]}")
         while (view := owner.client.call("job", job=job))["state"] == "active":
             honest.watch_memory()
             time.sleep(0.25)

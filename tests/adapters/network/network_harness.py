@@ -18,7 +18,15 @@ from p2pfleet.adapters.network import NetworkConfig, open_network
 from p2pfleet.core.errors import ACCEPT, Verdict
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_of
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.ports import BanBook, BlobGate, Connected, Disconnected, MemberGate, RecordRule, Validator
+from p2pfleet.ports import (
+    BanBook,
+    BlobGate,
+    Connected,
+    Disconnected,
+    MemberGate,
+    RecordRule,
+    Validator,
+)
 
 NETWORK = NetworkId(hashlib.sha256(b"a network of tests").digest())
 T = TypeVar("T")
