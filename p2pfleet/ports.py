@@ -51,7 +51,14 @@ class Announced(msgspec.Struct, frozen=True):
     data: bytes
 
 
-NetworkEvent = Connected | Disconnected | Received | Announced
+class Refused(msgspec.Struct, frozen=True):
+    """``peer`` is refused from now on for ``for_ms``, for what it sent (0: it may come again)."""
+
+    peer: PeerId
+    for_ms: int
+
+
+NetworkEvent = Connected | Disconnected | Received | Announced | Refused
 
 
 class PeerGone(Exception):

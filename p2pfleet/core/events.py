@@ -135,6 +135,13 @@ class PeerDisconnected(_Event, frozen=True, tag="PeerDisconnected"):
     peer: PeerId
 
 
+class PeerRefused(_Event, frozen=True, tag="PeerRefused"):
+    """``peer`` sent too much that was wrong: for ``for_ms`` nothing is done for it (0: no more so)."""
+
+    peer: PeerId
+    for_ms: int
+
+
 class HelloReceived(_Event, frozen=True, tag="HelloReceived"):
     """``peer`` is on our network, speaks our protocol, and says this of itself."""
 
@@ -423,6 +430,7 @@ Event = (
     | DiskChanged
     | PeerConnected
     | PeerDisconnected
+    | PeerRefused
     | HelloReceived
     | JobsSummaryReceived
     | FramesSummaryReceived

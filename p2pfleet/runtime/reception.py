@@ -34,6 +34,7 @@ from p2pfleet.core.events import (
     MembersReceived,
     PeerConnected,
     PeerDisconnected,
+    PeerRefused,
     ProofReceived,
     ReceiptReceived,
     RequirementReceived,
@@ -88,6 +89,7 @@ from p2pfleet.ports import (
     Network,
     NetworkEvent,
     Received,
+    Refused,
     Validator,
 )
 from p2pfleet.runtime.budgets import PublishBudget, TalkBudget
@@ -166,6 +168,8 @@ def interpret(
         case Disconnected(peer=peer):
             newer.pop(peer, None)
             return PeerDisconnected(peer)
+        case Refused(peer=peer):
+            return PeerRefused(peer, event.for_ms)
         case Announced(peer=peer, data=data):
             try:
                 return _delivered(peer, open_bytes(data))

@@ -173,6 +173,11 @@ class Bans:
             del self._entries[who]
         return False
 
+    def left_ms(self, who: PeerId | str) -> int:
+        """For how long a peer or an address is refused yet."""
+        entry = self._entries.get(who)
+        return 0 if entry is None else max(0, entry.until - self._clock.monotonic_ms())
+
     def running(self) -> tuple[Ban, ...]:
         """The bans that hold now, the newest first."""
         found = [entry.ban for who, entry in list(self._entries.items()) if self.banned(who)]

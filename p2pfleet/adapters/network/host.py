@@ -55,6 +55,7 @@ from p2pfleet.ports import (
     MemberGate,
     NetworkEvent,
     RecordRule,
+    Refused,
     Validator,
 )
 
@@ -295,6 +296,7 @@ class Host:
         if self._bans.reject(peer, verdict, self._places.of(key)):
             logger.info("banned %s: %s", short_peer(peer), verdict.reason)
             self._part(key)
+            self._tasks.start_soon(self._send.send, Refused(peer, self._bans.left_ms(peer)))
 
     def bans(self) -> tuple[Ban, ...]:
         """Whom this node refuses now, the newest first."""
@@ -305,6 +307,8 @@ class Host:
         lifted = self._bans.lift(who)
         if lifted:
             self._dialler.wake()
+            if not isinstance(who, str):
+                self._tasks.start_soon(self._send.send, Refused(who, 0))
         return lifted
 
     def _part(self, key: bytes) -> None:
@@ -381,6 +385,10 @@ class Host:
             await self._bind()
             await self._blobs.start([str(one).split("/")[2] for one in self._listen], self._tasks)
             await self._bans.load()
+            for ban in self._bans.running():
+                if ban.peer is not None:
+                    told = Refused(ban.peer, self._bans.left_ms(ban.peer))
+                    self._tasks.start_soon(self._send.send, told)
             self._tasks.start_soon(self._bans.keep)
             stack.push_async_callback(self._bans.close)
             await self._dialler.load()

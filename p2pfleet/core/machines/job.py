@@ -28,6 +28,8 @@ SUMMARY_MS = 5_000
 ASK_BACK_MS = 600  # the other side answers every half second
 FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
+SNAPSHOT_BYTES_MAX = 4 * 2**20
+"""What all trust snapshots of a job that is not this node's own may take; they are all kept."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -65,6 +67,7 @@ class Job(msgspec.Struct):
     log: FrameLog
     custody: Custody
     snapshot: VerifiedSnapshot | None = None
+    snapshot_bytes: int = 0
     reason: str = ""
     participants: dict[PeerId, bool] = {}
     outbox: list[Entry] = []
@@ -117,6 +120,10 @@ class Job(msgspec.Struct):
             or body.number <= self.settlement.snapshot_number
         ):
             return False
+        size = len(snapshot.sealed.body)
+        if not self.own and self.snapshot_bytes + size > SNAPSHOT_BYTES_MAX:
+            return False
+        self.snapshot_bytes += size
         self.snapshot = snapshot
         self.settlement.weigh(snapshot)
         return True

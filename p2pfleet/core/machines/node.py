@@ -104,6 +104,9 @@ ANNOUNCE_MS = 150_000  # gossip swallows the same bytes for two minutes
 RECORD_LIFE_MS = 3600 * 1000
 SNAPSHOT_EVERY_MS = 2_000
 PROOFS_KEPT = 256
+REFUSED_MAX = 1_024
+STRANGERS_PROVED_MAX = 4_096
+STRANGERS_PROOF_BYTES = 8 * 1024
 PROOFS_MAX = 65_536
 PROOFS_TOLD = 8
 RETELL_ONE_IN = 4
@@ -137,6 +140,7 @@ class Node(msgspec.Struct):
     coin: bytes = bytes(32)
     snapshots: dict[str, VerifiedSnapshot] = {}
     snapshot_at: dict[str, Millis] = {}
+    refused: dict[PeerId, Millis] = {}
     proofs: dict[PeerId, Proof] = {}
     executed: int = 0
     incarnation: int = 0
@@ -255,6 +259,8 @@ class Node(msgspec.Struct):
                 return self._hindered(reason, now)
             case ev.PeerConnected(peer=peer, address=address):
                 return self._connected(peer, address, now)
+            case ev.PeerRefused(peer=peer):
+                return self._refused(peer, event.for_ms, now)
             case ev.PeerDisconnected(peer=peer):
                 self.membership.disconnect(peer)
                 self.repair.forget(peer)
@@ -647,6 +653,8 @@ class Node(msgspec.Struct):
         verdict = judge_manifest(sealed.manifest, self.membership.terms, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [] if own else [Report(source, verdict)]
+        if not own and self.refused.get(sealed.manifest.publisher, 0) > now:
+            return [Report(source, Ignore("its publisher is refused here"))]
         if not own and self.book.crowded(sealed.manifest.publisher):
             return [Report(source, Ignore("too many jobs are known already"))]
         if recalled:
@@ -670,6 +678,21 @@ class Node(msgspec.Struct):
             if self.membership.here(source):
                 job.join(source)
         return effects + self._advance(job, now)
+
+    def _refused(self, peer: PeerId, for_ms: int, now: Millis) -> list[Effect]:
+        """Whom this node refuses it does nothing for: jobs of such a publisher end here."""
+        self.refused = {one: until for one, until in self.refused.items() if until > now}
+        if for_ms <= 0 or peer == self.me:
+            self.refused.pop(peer, None)
+            return []
+        while len(self.refused) >= REFUSED_MAX:
+            del self.refused[next(iter(self.refused))]
+        self.refused[peer] = Millis(now + for_ms)
+        theirs = [job for job in self.jobs.values() if job.manifest.publisher == peer]
+        effects: list[Effect] = []
+        for job in theirs:
+            effects.extend(self._end(job, "refused", None, now))
+        return effects
 
     def _recall(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
         """Take a job of this node's own up again that only others remember."""
@@ -1074,6 +1097,17 @@ class Node(msgspec.Struct):
             del self.proofs[next(iter(self.proofs))]
         return True
 
+    def _costs_too_much(self, first: VerifiedFrame, second: VerifiedFrame) -> bool:
+        """Whether a proof would fill the store for nothing: against keys made to be proved guilty,
+        that nobody here heard of and whose votes count nowhere."""
+        author = first.author
+        if author in self.membership.records or any(
+            author in job.log.entries for job in self.jobs.values()
+        ):
+            return False
+        size = len(first.sealed.body) + len(second.sealed.body)
+        return size > STRANGERS_PROOF_BYTES or len(self.standing.proved) >= STRANGERS_PROVED_MAX
+
     def _proof(self, event: ev.ProofReceived, now: Millis) -> list[Effect]:
         """Two frames that prove a fault cost their author everything, here and elsewhere."""
         first, second = event.first, event.second
@@ -1084,6 +1118,8 @@ class Node(msgspec.Struct):
             return []
         if first.frame.network != self.network or not fault(first, second):
             return [] if own else [Report(event.source, Reject("the proof proves nothing"))]
+        if not own and self._costs_too_much(first, second):
+            return [Report(event.source, Ignore("a proof against somebody unknown here"))]
         if not self._proved(first, second):
             return []
         author = first.author
