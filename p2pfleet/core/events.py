@@ -136,7 +136,7 @@ class PeerDisconnected(_Event, frozen=True, tag="PeerDisconnected"):
 
 
 class PeerRefused(_Event, frozen=True, tag="PeerRefused"):
-    """``peer`` sent too much that was wrong: nothing is done for it for ``for_ms`` (0: from now on)."""
+    """``peer`` sent too much that was wrong: nothing is done for it for ``for_ms`` (0: it is)."""
 
     peer: PeerId
     for_ms: int

@@ -108,6 +108,13 @@ def test_records_and_memories_of_jobs_are_bounded_in_number(monkeypatch) -> None
     assert (len(bench.node.ended), len(bench.node.book.tombstones)) == (2, 3)
 
 
+def test_a_job_lists_so_many_participants() -> None:
+    bench, known = working()
+    for number in range(job.PARTICIPANTS_MAX + 5):
+        bench.node.jobs[known.job].join(peer(f"participant {number}"))
+    assert len(bench.node.jobs[known.job].participants) == job.PARTICIPANTS_MAX
+
+
 def test_a_log_takes_frames_of_so_many_authors() -> None:
     known = JobId(sha256(b"job"))
     log = FrameLog(known)
