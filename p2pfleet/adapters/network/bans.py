@@ -100,6 +100,7 @@ class Bans:
         self._failures = _Counted(round(config.reject_window_s * 1000))
         self._failure_limit = config.failed_handshakes_per_address
         self._entries: OrderedDict[PeerId | str, _Entry] = OrderedDict()
+        self._held_off: OrderedDict[PeerId | str, int] = OrderedDict()
         self._changed = trio.Event()
 
     # ---- what leads to a ban -----------------------------------------------------------------
@@ -142,6 +143,14 @@ class Bans:
             return False
         return place not in {address_group(one) for one in self._own_addresses()}
 
+    def hold_off(self, peer: PeerId) -> None:
+        """Refuse ``peer`` for as long as a first ban lasts, for a reason that is nobody's fault: it
+        is not listed, not remembered, and makes no later ban longer."""
+        self._held_off[peer] = self._clock.monotonic_ms() + self._first_ms
+        self._held_off.move_to_end(peer)
+        if len(self._held_off) > MAX_TRACKED_PEERS:
+            self._held_off.popitem(last=False)
+
     def _ban(self, who: PeerId | str, reason: str, now: int) -> None:
         before = self._entries.pop(who, None)
         times = 1
@@ -163,10 +172,16 @@ class Bans:
 
     def banned(self, who: PeerId | str) -> bool:
         """Whether a peer, or an address group, is refused now."""
+        now = self._clock.monotonic_ms()
+        if now < self._held_off.get(who, 0):
+            return True
+        self._held_off.pop(who, None)
+        return self._runs(who, now)
+
+    def _runs(self, who: PeerId | str, now: int) -> bool:
         entry = self._entries.get(who)
         if entry is None:
             return False
-        now = self._clock.monotonic_ms()
         if now < entry.until:
             return True
         if now >= entry.until + REMEMBERED_MS:
@@ -180,7 +195,8 @@ class Bans:
 
     def running(self) -> tuple[Ban, ...]:
         """The bans that hold now, the newest first."""
-        found = [entry.ban for who, entry in list(self._entries.items()) if self.banned(who)]
+        now = self._clock.monotonic_ms()
+        found = [entry.ban for who, entry in list(self._entries.items()) if self._runs(who, now)]
         return tuple(sorted(found, key=lambda ban: -ban.since_ms))
 
     def lift(self, who: PeerId | str) -> bool:

@@ -148,6 +148,19 @@ async def test_a_ban_can_be_lifted_and_then_counting_begins_anew() -> None:
 
 
 @trio_test(5)
+async def test_who_is_held_off_without_fault_is_neither_listed_nor_remembered() -> None:
+    clock = SetClock()
+    bans = Bans(clock, CONFIG)
+    bans.hold_off(PEER)
+    assert bans.banned(PEER)
+    assert bans.running() == ()
+    clock.ms = 60_000
+    assert not bans.banned(PEER)
+    banned_once(bans)
+    assert bans.running()[0].times == 1
+
+
+@trio_test(5)
 async def test_the_list_of_bans_is_bounded_and_those_that_last_longest_stay() -> None:
     clock = SetClock()
     bans = Bans(clock, CONFIG)
