@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+from libp2p.exceptions import ParseError
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.mcache import CacheEntry, MessageCache
@@ -21,7 +22,6 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
-from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import contain_tasks, describe, refused
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = "/meshsub/1.1.0"
 _MAX_RPC_BYTES = 128 * 1024
+_READ_BYTES = 64 * 1024
+_MAX_VARINT_BYTES = 4
 _MAX_MESSAGES_PER_RPC = 32
 _MAX_IDS_PER_RPC = 256
 _MAX_WANTED = 16
@@ -51,6 +53,28 @@ _FLOOD = 256
 def message_id(message: Any) -> bytes:
     """The hash of the content: the same announcement is one message, whoever publishes it."""
     return hashlib.sha256(message.data).digest()
+
+
+def next_framed(buffer: bytearray) -> bytes | None:
+    """Take the first message, with its length (a varint), out of ``buffer``, if it is whole.
+
+    Raises the library's ``ParseError`` for a length that is too large or none.
+    """
+    length = 0
+    for at, byte in enumerate(buffer[:_MAX_VARINT_BYTES]):
+        length |= (byte & 0x7F) << (7 * at)
+        if byte < 0x80:
+            if length > _MAX_RPC_BYTES:
+                raise ParseError(f"a gossip message of {length} bytes")
+            end = at + 1 + length
+            if len(buffer) < end:
+                return None
+            found = bytes(buffer[at + 1 : end])
+            del buffer[:end]
+            return found
+    if len(buffer) >= _MAX_VARINT_BYTES:
+        raise ParseError("a gossip message whose length has no end")
+    return None
 
 
 class _ContentCache(MessageCache):  # type: ignore[misc]
@@ -129,18 +153,26 @@ class _Pubsub(Pubsub):  # type: ignore[misc]
 
     async def continuously_read_stream(self, stream: Any) -> None:
         identity = stream.muxed_conn.peer_id
+        buffer = bytearray()
         while self.manager.is_running:
+            # The library reads a length byte by byte and answers each read with a window update:
+            # under a flood that was a seventh of all CPU.
             try:
-                data = await read_varint_prefixed_bytes_limited(stream, _MAX_RPC_BYTES)
+                data = await stream.read(_READ_BYTES)
             except StreamEOF:
                 return
-            pause = self.fleet.received[identity.to_bytes()].owe(len(data) + 64)
-            rpc = rpc_pb2.RPC()
-            rpc.ParseFromString(data)
-            # A signed address record rides on every message; verifying it is most of the cost of
-            # a delivery, and addresses come from identify and the DHT.
-            rpc.ClearField("senderRecord")
-            await self._take(rpc, identity)
+            if not data:
+                return
+            buffer += data
+            pause = self.fleet.received[identity.to_bytes()].owe(len(data))
+            while (framed := next_framed(buffer)) is not None:
+                pause = self.fleet.received[identity.to_bytes()].owe(64)
+                rpc = rpc_pb2.RPC()
+                rpc.ParseFromString(framed)
+                # A signed address record rides on every message; verifying it is most of the cost
+                # of a delivery, and addresses come from identify and the DHT.
+                rpc.ClearField("senderRecord")
+                await self._take(rpc, identity)
             if pause > 0:
                 await trio.sleep(pause)
 

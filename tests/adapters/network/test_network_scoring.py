@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 from libp2p.pubsub.score import PeerScorer
 from network_harness import QUICK, meet, next_of, node, seed_of, trio_test, until
 from test_network_hostile import attacker
 
-from p2pfleet.adapters.network.gossip import PROTOCOL
+from p2pfleet.adapters.network.gossip import PROTOCOL, next_framed
 from p2pfleet.adapters.network.identity import library_id
 from p2pfleet.adapters.network.scoring import GRAYLIST_FROM, PUBLISH_FROM, Score, parameters
 from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
@@ -198,3 +199,22 @@ async def test_a_node_announces_no_more_than_others_take_from_it() -> None:
         for number in range(50):
             await alone.announce(b"%d" % number)
         assert alone._gossip._pubsub.counter - before <= 4
+
+
+def test_gossip_messages_are_read_whole_however_they_are_cut_and_none_is_too_long() -> None:
+    from libp2p.exceptions import ParseError
+    from libp2p.utils.varint import encode_uvarint
+
+    bodies = [b"", b"a", bytes(127), bytes(128), bytes(range(256)) * 70, bytes(128 * 1024)]
+    wire = b"".join(encode_uvarint(len(body)) + body for body in bodies)
+    for step in (1, 3, 1000, len(wire)):
+        buffer, found = bytearray(), []
+        for at in range(0, len(wire), step):
+            buffer += wire[at : at + step]
+            while (body := next_framed(buffer)) is not None:
+                found.append(body)
+        assert found == bodies
+        assert not buffer
+    for bad in (encode_uvarint(128 * 1024 + 1), b"\xff" * 4, b"\xff" * 50):
+        with pytest.raises(ParseError):
+            next_framed(bytearray(bad))
