@@ -15,7 +15,7 @@ import trio
 from p2pfleet.core.effects import Challenge
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.events import ChallengeAnswered, Event
-from p2pfleet.core.machines.custody import ABSENT, GOOD, LOST, WRONG
+from p2pfleet.core.machines.challenges import ABSENT, GOOD, LOST, WRONG
 from p2pfleet.core.model.ids import cid_from_sha256
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.rules.custody import SAMPLE_BYTES

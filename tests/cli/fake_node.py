@@ -32,13 +32,20 @@ class Refusal(Exception):
         self.error = {"message": message, "advice": advice, "code": code}
 
 
+CUSTODY: dict[str, Any] = {
+    "copies": 3, "blobs": 4, "kept": 1, "signed": 5, "outputs": 0, "outputs_kept": 0, "keepers": 2,
+    "mine": 0, "recorded": False,
+}  # fmt: skip
+KEPT: dict[str, Any] = {**CUSTODY, "kept": 4, "signed": 12, "keepers": 5, "recorded": True}
+
+
 def job(**changes: Any) -> dict[str, Any]:
     """A job as the node shows it."""
     return {
         "id": JOB, "name": "digits", "state": "active", "own": True, "publisher": PEER,
         "units": 10, "open": 10, "certified": 0, "settled": 0, "contested": 0, "failed": 0,
         "running": 0, "votes": 0, "volunteers": 3, "quorum": 2, "replicas_max": 7,
-        "seconds": 1.5, "reason": "", "failures": [], "custody": None, **changes,
+        "seconds": 1.5, "reason": "", "failures": [], "custody": CUSTODY, **changes,
     }  # fmt: skip
 
 

@@ -19,12 +19,12 @@ import pytest
 import trio
 
 import p2pfleet
-from p2pfleet.cli import submit, waiting
+from p2pfleet.cli import custody, submit, waiting
 from p2pfleet.config import NodeConfig, load_config, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.comparison import OutputTolerance
 from tests.cli.conftest import Invoke, document
-from tests.cli.fake_node import DONE, JOB, NETWORK, FakeNode, job, serving
+from tests.cli.fake_node import DONE, JOB, KEPT, NETWORK, FakeNode, job, serving
 
 TERMS = {"stop": "quorum", "quorum": 2, "work": 7}
 
@@ -383,6 +383,59 @@ def test_no_volunteer_within_the_patience_is_an_error_that_keeps_the_job(
     assert "no volunteer answered" in found["error"]["message"]
     for word in ("bootstrap", "network", "firewall", "keeps the job", "--wait-for-peers"):
         assert word in found["error"]["advice"]
+
+
+def test_detached_it_returns_when_everything_is_kept_and_recorded(
+    invoke: Invoke, files: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custody, "LOOK_EVERY_S", 0.01)
+    states = [job(), job(custody={**KEPT, "recorded": False}), job(custody=KEPT)]
+    node.answers["job"] = lambda _: states.pop(0) if len(states) > 1 else states[0]
+    result = invoke("submit", "model.onnx", "in", "--detach")
+    assert result.exit_code == ExitCode.OK
+    assert len(node.of("job")) == 3
+    assert result.stdout.splitlines() == [JOB]
+    for text in ("1 of 4 blobs kept by 3 volunteers", "4 of 4", "This machine may go now"):
+        assert text in result.stderr
+
+
+@pytest.mark.parametrize("volunteers", [2, 3])
+def test_what_is_not_kept_in_time_is_said_with_what_to_do(
+    invoke: Invoke,
+    files: Path,
+    node: FakeNode,
+    monkeypatch: pytest.MonkeyPatch,
+    volunteers: int,
+) -> None:
+    monkeypatch.setattr(custody, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(submit, "KEEP_PATIENCE_S", 0.1)
+    node.answers["job"] = lambda _: job(volunteers=volunteers)
+    result = invoke("submit", "model.onnx", "in", "--detach", "--json")
+    assert result.exit_code == ExitCode.UNKEPT
+    found = document(result)
+    assert found["job"]["id"] == JOB
+    missing = "there are 2 volunteers" if volunteers == 2 else "3 of 4 blobs of the job"
+    assert missing in found["error"]["message"]
+    assert "keep this node running" in found["error"]["advice"]
+    assert "--wait" in found["error"]["advice"]
+
+
+def test_a_publisher_of_its_own_ends_when_its_job_is_kept(
+    invoke: Invoke, files: Path, app: FakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custody, "LOOK_EVERY_S", 0.01)
+    app.states = [job(), job(custody=KEPT)]
+    result = invoke("submit", "model.onnx", "in", "--network", "fake.toml", "--detach")
+    assert result.exit_code == ExitCode.OK
+    assert app.closed == 1
+    assert f"job results {JOB[:12]} --output DIR" in result.stderr
+
+
+def test_to_leave_and_to_wait_cannot_both_be_wanted(invoke: Invoke, files: Path) -> None:
+    for other in (("--wait",), ("--output", "OUT")):
+        result = invoke("submit", "model.onnx", "in", "--detach", *other)
+        assert result.exit_code == ExitCode.USAGE
+        assert "--detach returns before" in result.stderr
 
 
 def test_a_node_of_another_network_is_not_used(invoke: Invoke, files: Path, home: Path) -> None:

@@ -25,7 +25,8 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.machines.custody import CHALLENGE_MS, GRACE_MS
+from p2pfleet.core.machines.challenges import CHALLENGE_MS
+from p2pfleet.core.machines.custody import GRACE_MS
 from p2pfleet.core.model.ids import Digest, JobId, PeerId, cid_from_sha256, cid_sha256
 from p2pfleet.core.rules import custody as rule
 from p2pfleet.core.wire import messages as ms
@@ -232,6 +233,23 @@ def test_to_sign_for_an_output_entitles_nobody_to_it() -> None:
     bench.hear(Poll(job.job)[last].says(ms.Keep((GOOD,))))
     bench.wait(7_000)
     assert not bench.node.may_fetch(last, cid_from_sha256(GOOD))
+
+
+def test_a_custodian_gives_an_output_to_nobody_but_the_publisher_also_after_a_restart() -> None:
+    bench, job = keeping()
+    certified(bench, job, (BOB, CAROL))
+    bench.tell(ev.PeerDisconnected(PAULA))
+    told = bench.wait(40_000)
+    told += arrive(bench, job.job, told) + bench.wait(1_100)
+    assert GOOD in kept(told)
+    cid = cid_from_sha256(GOOD)
+    for node in (bench.node, restarted(bench).node):
+        assert not node.may_fetch(MALLORY, cid) or node.jobs[job.job].custody.may_have(
+            MALLORY, GOOD
+        )
+        assert node.may_fetch(PAULA, cid)
+        assert node.may_fetch(MALLORY, manifest().model), "inputs are for everybody"
+    assert not restarted(bench).node.may_fetch(MALLORY, cid)
 
 
 def test_a_keeper_that_does_not_answer_twice_counts_no_more_and_is_replaced() -> None:

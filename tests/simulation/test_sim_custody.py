@@ -35,9 +35,9 @@ def test_who_only_says_that_it_keeps_something_is_found_out_by_challenges(
     found: dict[bytes, int] = {}
     challenged = Custody.challenged
 
-    def watch(self: Custody, digest: object, peer: bytes, verdict: str) -> None:
-        challenged(self, digest, peer, verdict)  # type: ignore[arg-type]
-        if self.liars.get(peer, 0) >= 2:  # type: ignore[call-overload]
+    def watch(self: Custody, digest: object, peer: bytes, verdict: str, now: object) -> None:
+        challenged(self, digest, peer, verdict, now)  # type: ignore[arg-type]
+        if self.challenges.liars.get(peer, 0) >= 2:  # type: ignore[call-overload]
             found[peer] = found.get(peer, 0) + 1
 
     monkeypatch.setattr(Custody, "challenged", watch)

@@ -572,7 +572,7 @@ def test_a_trust_snapshot_is_judged_and_a_newer_one_weighs_votes(case: Case) -> 
     assert kind_of(verdict) == case["verdict"].split()[0]
     settlement = Settlement.create(manifest.job, manifest.manifest, NOW, judge=False)
     settlement.snapshot_number = case["known"]
-    log, custody = FrameLog(manifest.job), Custody(PeerId(bytes(32)), bytes(32))
+    log, custody = FrameLog(manifest.job), Custody.create(PeerId(bytes(32)), bytes(32))
     job = Job(manifest.job, manifest, False, settlement, log, custody)
     assert job.weigh(found) == case["weighs"]
 

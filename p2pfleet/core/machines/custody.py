@@ -9,12 +9,12 @@ Everything goes by the local monotonic clock, and is looked at once in a while, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from p2pfleet.core.effects import Challenge, Effect, Fetch
+from p2pfleet.core.machines.challenges import LOST, Challenges
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.model.ids import Digest, Millis, PeerId, cid_from_sha256, cid_sha256
 from p2pfleet.core.model.job import BlobRef
@@ -24,17 +24,11 @@ from p2pfleet.core.wire.messages import CUSTODY_ITEMS_MAX, Drop, Entry, Frame, K
 LOOK_MS = 1_000
 AWAY_MS = 5_000
 GRACE_MS = 30_000
-CHALLENGE_MS = 60_000
-FIRST_CHALLENGE_MS = 5_000
 RETRY_MS = 3_000
 RETRY_MAX_MS = 60_000
 FETCHES_MAX = 8
 OUTPUTS_A_LOOK = 512
-ABSENT_MAX = 2
-LIES_MAX = 2
 SLACK = 1
-
-GOOD, ABSENT, WRONG, LOST = "good", "absent", "wrong", "lost"
 
 
 class Neighbours(msgspec.Struct, frozen=True):
@@ -62,8 +56,7 @@ class Custody(msgspec.Struct):
     what this node keeps, with lengths (``unsure``: since before a restart, and not looked for yet),
     ``used`` their sum with what is being fetched. ``short`` is since when a blob has too few
     copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is.
-    ``failed`` says how often a keeper could not show a blob, ``liars`` for how many blobs one could
-    not, ``again`` who is to be asked once more, ``tried`` when each was asked last. ``entitled``
+    ``entitled``
     are those whom an output may be given to for custody. ``arrived`` waits to be signed for.
     ``stirred`` are blobs about which something changed since the last look, or that are short;
     ``around`` is who was there then. ``kept_inputs`` says how many inputs each custodian keeps, by
@@ -71,7 +64,7 @@ class Custody(msgspec.Struct):
     """
 
     me: PeerId
-    coin: bytes
+    challenges: Challenges
     inputs: dict[Digest, int] = {}
     known: bool = False
     outputs: dict[Digest, list[int]] = {}
@@ -86,20 +79,19 @@ class Custody(msgspec.Struct):
     retries: dict[Digest, int] = {}
     short: dict[Digest, Millis] = {}
     absent: dict[PeerId, Millis] = {}
-    failed: dict[tuple[Digest, PeerId], int] = {}
     entitled: dict[Digest, dict[PeerId, bool]] = {}
     arrived: dict[Digest, bool] = {}
     away_at: Millis | None = None
     look_at: Millis | None = None
-    challenge_at: Millis | None = None
-    challenges: int = 0
-    tried: dict[PeerId, Millis] = {}
-    liars: dict[PeerId, int] = {}
-    again: tuple[Digest, PeerId] | None = None
     stirred: dict[Digest, bool] = {}
     around: tuple[Sequence[PeerId], ...] = ()
     kept_inputs: dict[PeerId, int] = {}
     ordered: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None
+
+    @classmethod
+    def create(cls, me: PeerId, coin: bytes) -> Custody:
+        """Of a job of which nothing is known yet; ``coin`` draws challenges."""
+        return cls(me, Challenges(me, coin))
 
     # ---- what is known -----------------------------------------------------------------------
 
@@ -162,7 +154,7 @@ class Custody(msgspec.Struct):
         ]
 
     def _counts(self, digest: Digest, peer: PeerId, near: Neighbours, now: Millis) -> bool:
-        if self._caught(digest, peer) or not near.counts(peer):
+        if self.challenges.caught(digest, peer) or not near.counts(peer):
             return False
         return self._near(peer, near, now)
 
@@ -193,7 +185,7 @@ class Custody(msgspec.Struct):
         keepers = [peer for peer in self.claimed.get(digest, ()) if present(peer)]
         return sorted(
             (peer for peer in keepers if peer != self.me),
-            key=lambda peer: (self.failed.get((digest, peer), 0), peer),
+            key=lambda peer: (self.challenges.failed.get((digest, peer), 0), peer),
         )
 
     def input_sources(self, everybody: Sequence[PeerId], first: PeerId) -> tuple[PeerId, ...]:
@@ -209,6 +201,12 @@ class Custody(msgspec.Struct):
     def is_here(self, digest: Digest) -> bool:
         """Whether a blob is here for custody's sake, or on its way."""
         return digest in self.mine or digest in self.arrived or digest in self.fetching
+
+    def withholds(self, manifest: Manifest, digest: Digest) -> bool:
+        """Whether a blob is here for custody's sake that is no input, as far as is known: it is not
+        for everybody."""
+        named = (cid_sha256(manifest.model), cid_sha256(manifest.table))
+        return self.is_here(digest) and digest not in self.inputs and digest not in named
 
     def may_have(self, peer: PeerId, digest: Digest) -> bool:
         """Whether a peer is meant to take this output into custody."""
@@ -417,45 +415,20 @@ class Custody(msgspec.Struct):
     # ---- challenges --------------------------------------------------------------------------
 
     def _challenge(self, settlement: Settlement, near: Neighbours, now: Millis) -> list[Effect]:
-        """Now and then, have one keeper show a piece of one blob that is here as well.
-
-        First those who have not shown anything yet, and soon; then in turn.
-        """
-        if self.challenge_at is None:
-            self.challenge_at = Millis(now + self._drawn(b"at", FIRST_CHALLENGE_MS))
-        if self.challenge_at > now:
+        """Now and then, have one keeper show a piece of one blob that is here as well."""
+        if not self.challenges.due(now, near.present, tuple(self.custodians)):
             return []
-        self.challenges += 1
-        chosen = self._chosen(settlement, near)
-        untried = any(near.present(p) and p not in self.tried for p in self.custodians)
-        span = FIRST_CHALLENGE_MS if untried else CHALLENGE_MS
-        self.challenge_at = Millis(now + span // 2 + self._drawn(b"at", span))
-        if chosen is None:
-            return []
-        digest, peer = chosen
-        self.tried[peer] = now
-        return [Challenge(settlement.job, digest, self._length(settlement, digest), peer)]
-
-    def _chosen(self, settlement: Settlement, near: Neighbours) -> tuple[Digest, PeerId] | None:
-        again, self.again = self.again, None
-        if again is not None and near.present(again[1]) and again[1] in self.claimed[again[0]]:
-            return again
         blobs: dict[PeerId, list[Digest]] = {}
         for digest in self._comparable(settlement):
             for peer in self.claimed.get(digest, ()):
-                if peer != self.me and near.present(peer) and not self._caught(digest, peer):
+                caught = self.challenges.caught(digest, peer)
+                if peer != self.me and near.present(peer) and not caught:
                     blobs.setdefault(peer, []).append(digest)
-        if not blobs:
-            return None
-        doubted = [peer for peer in blobs if self.liars.get(peer)]
-        peer = min(doubted or blobs, key=lambda p: (self.tried.get(p, -1), p))
-        return blobs[peer][self._drawn(b"which", len(blobs[peer]))], peer
-
-    def _caught(self, digest: Digest, peer: PeerId) -> bool:
-        """Whether a keeper of a blob is not believed any more: it could not show it, or others."""
-        return (
-            self.failed.get((digest, peer), 0) >= ABSENT_MAX or self.liars.get(peer, 0) >= LIES_MAX
-        )
+        chosen = self.challenges.choose(blobs, now)
+        if chosen is None:
+            return []
+        digest, peer = chosen
+        return [Challenge(settlement.job, digest, self._length(settlement, digest), peer)]
 
     def _comparable(self, settlement: Settlement) -> list[Digest]:
         """Blobs under custody that this node has as well; what it voted for, and what it keeps."""
@@ -470,34 +443,13 @@ class Custody(msgspec.Struct):
         ]
         return sorted({*(d for d in self.mine if d not in self.unsure), *voted})
 
-    def _drawn(self, what: bytes, below: int) -> int:
-        """A number below ``below``, by this node's private coin."""
-        turn = self.challenges.to_bytes(8, "big")
-        seed = hashlib.sha256(b"custody:" + what + self.coin + self.me + turn).digest()
-        return int.from_bytes(seed[:8], "big") % max(1, below)
-
-    def challenged(self, digest: Digest, peer: PeerId, verdict: str) -> None:
+    def challenged(self, digest: Digest, peer: PeerId, verdict: str, now: Millis) -> None:
         """A keeper showed its piece, or did not; nobody else hears of it."""
-        key = (digest, peer)
         self.stirred[digest] = True
-        if verdict == GOOD:
-            self.failed.pop(key, None)
-        elif verdict == ABSENT:
-            self.failed[key] = min(ABSENT_MAX, self.failed.get(key, 0) + 1)
-        elif verdict == WRONG:
-            self.failed[key] = ABSENT_MAX
-        elif verdict == LOST and digest in self.mine:
+        if self.challenges.answered(digest, peer, verdict, now):
+            self.around = ()  # whatever it keeps is to be looked at again
+        if verdict == LOST and digest in self.mine:
             self.unsure[digest] = True  # our own copy is gone: get it again, or drop it
-        if verdict in (ABSENT, WRONG):
-            # Who failed is asked once more before it counts as gone; who is, for other blobs.
-            if self.failed[key] == ABSENT_MAX:
-                self.liars[peer] = self.liars.get(peer, 0) + 1
-                if self.liars[peer] >= LIES_MAX:
-                    self.around = ()  # whatever it keeps is to be looked at again
-            else:
-                self.again = key
-            if self.look_at is not None:
-                self.challenge_at = Millis(self.look_at + AWAY_MS)
 
     # ---- for people --------------------------------------------------------------------------
 

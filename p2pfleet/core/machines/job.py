@@ -159,8 +159,8 @@ class Job(msgspec.Struct):
             return digest in self.publisher.judge.here or digest in self.publisher.wanted
         volunteer = self.volunteer or self.retired
         numbers = None if volunteer is None else volunteer.outputs.get(digest)
-        if numbers is None and self.custody.is_here(digest):
-            numbers = self.custody.outputs.get(digest)
+        if numbers is None and self.custody.withholds(self.manifest, digest):
+            numbers = self.custody.outputs.get(digest, [])
         if numbers is None or peer == self.manifest.publisher:
             return False
         units = [self.settlement.unit(number) for number in numbers]

@@ -337,7 +337,7 @@ class Node(msgspec.Struct):
             case ev.ChallengeAnswered(job=job_id):
                 job = self.jobs.get(job_id)
                 if job is not None:
-                    job.custody.challenged(event.digest, event.peer, event.verdict)
+                    job.custody.challenged(event.digest, event.peer, event.verdict, now)
                 return []
             case ev.JobOpened(job=job_id):
                 return self._opened(job_id, now)
@@ -617,7 +617,7 @@ class Node(msgspec.Struct):
             own=own,
             settlement=Settlement.create(sealed.job, sealed.manifest, now, judge=own),
             log=FrameLog(sealed.job),
-            custody=Custody(self.me, self.coin),
+            custody=Custody.create(self.me, self.coin),
             summary_at=now,
             first_seen=now,
         )
