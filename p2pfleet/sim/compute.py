@@ -229,7 +229,8 @@ class Compute:
             self._own[job] = effect.manifest.publisher == self.host.peer
             packs = self.host.packs(job).items()
             sizes = tuple((digest, INPUT_BYTES * len(units)) for digest, units in packs)
-            self.host.tell(ev.InputsKnown(job, sizes))
+            if sizes:
+                self.host.tell(ev.InputsKnown(job, sizes))
             self.host.tell(ev.JobOpened(job))
         else:
             self.host.tell(ev.JobUnavailable(job, "nobody here has the model", final=False))

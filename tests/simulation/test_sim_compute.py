@@ -94,6 +94,12 @@ class Machine:
     def right_digests(self, job: JobId, unit: int) -> Collection[Digest]:
         return right_digests(job, unit, ("a", "b", "c"), ALL_DIVERGE)
 
+    def packs(self, job: JobId) -> dict[Digest, range]:
+        return {}
+
+    def keeps(self, digest: Digest) -> bool:
+        return True
+
     def unit_ms(self) -> int:
         return UNIT_MS
 
