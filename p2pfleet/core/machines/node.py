@@ -933,7 +933,7 @@ class Node(msgspec.Struct):
             self.membership.numeric_class,
             sources,
             job.sharing(self.membership.volunteers(), self.me),
-            self.paused,
+            self.still,
             self.membership.volunteers(),
             lambda length: self._has_room(job.manifest.publisher, length),
         )
