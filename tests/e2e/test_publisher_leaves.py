@@ -113,7 +113,7 @@ def test_the_identity_alone_finds_the_job_again(net: Testnet, work: Path, tmp_pa
 
     began = time.monotonic()
     listed = document("job", "list", "--own", "--network", net.network, "--data-dir", fresh)
-    assert [one["id"] for one in listed if one["state"] == "active"] == [job]
+    assert [one["id"] for one in listed] == [job]  # perhaps it is collected already
     found = document(
         "job", "results", job[:12], "--output", tmp_path / "OUT", "--network", net.network,
         "--data-dir", fresh,
