@@ -13,7 +13,7 @@ import trio
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.errors import Ignore, Malformed, Reject, Verdict
+from p2pfleet.core.errors import Forged, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.capability import Capability
@@ -22,6 +22,7 @@ from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import Deliver, Goodbye, Hello, PeerRecord, Sealed, Wanted
 from p2pfleet.core.wire.versions import OURS, goodbye, read_newer, told_versions
 from p2pfleet.ports import Disconnected, NetworkEvent, Received
+from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.reception import interpret, receive
 from p2pfleet.runtime.signing import Signer
 from p2pfleet.runtime.views import upgrade_reason
@@ -108,7 +109,7 @@ def test_of_a_node_of_our_own_version_what_nobody_knows_is_a_fault() -> None:
     for message in (["wanted", JOB, [3], "because"], ["weather"], greeting(1, 1, 0, "more")):
         assert verdict(said(message, newer)) is Reject
     body = msgpack.packb(["p2pfleet/1/weather", NETWORK])
-    assert verdict(said(["deliver", [body, BOB.peer, bytes(64)]], newer)) is Reject
+    assert verdict(said(["deliver", [body, BOB.peer, bytes(64)]], newer)) is Forged
 
 
 def node() -> Node:
@@ -150,7 +151,7 @@ def test_the_person_at_the_older_node_is_told_once_in_the_log_and_by_the_status(
         network = Network()
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(receive, network, NETWORK, submit)
+                nursery.start_soon(receive, network, NETWORK, submit, SystemClock())
                 for _ in range(2):
                     await network.send.send(Received(BOB.peer, bye))
                 await both.wait()

@@ -15,7 +15,7 @@ import pytest
 
 from p2pfleet.adapters.inputs.outputs import outputs_path, read_outputs_file, write_outputs
 from p2pfleet.core.effects import Effect, Report, SaveFrame, SaveRequirement, Send
-from p2pfleet.core.errors import Accept, Malformed, Reject, Verdict
+from p2pfleet.core.errors import Accept, Ignore, Malformed, Reject, Verdict
 from p2pfleet.core.events import (
     FrameReceived,
     HelloReceived,
@@ -147,7 +147,8 @@ def expand(given: str | list[list[Any]]) -> bytes:
 
 
 def kind_of(verdict: Verdict) -> str:
-    return type(verdict).__name__.lower()
+    kinds = (Accept, Ignore, Reject)
+    return next(kind.__name__.lower() for kind in kinds if isinstance(verdict, kind))
 
 
 @pytest.mark.parametrize("case", cases("identities"))

@@ -389,7 +389,7 @@ def test_a_closed_store_says_so_and_closes_twice(path: Path) -> None:
     [
         (errno.ENOSPC, "is full", "Free some space"),
         (errno.EDQUOT, "is full", "Free some space"),
-        (errno.EROFS, "cannot be used", "read-only"),
+        (errno.EROFS, "is mounted read-only", "--data-dir"),
         (errno.EACCES, "cannot be used", "belongs to you"),
         (errno.EIO, "failed to read or write", "Check the disk"),
         (errno.ENOTDIR, "Not a directory", "--data-dir"),
