@@ -43,6 +43,8 @@ ASCENDING: dict[type[Any], dict[str, Callable[[Any], Any]]] = {
     ms.Snapshot: {"records": lambda each: each.peer},
     ms.Members: {"entries": lambda each: each.peer},
     Tolerance: {"outputs": lambda each: each.name},
+    ms.Keep: {"digests": lambda each: each},
+    ms.Drop: {"digests": lambda each: each},
 }
 """Fields whose items stand in ascending order of a key, each key once."""
 

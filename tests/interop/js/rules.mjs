@@ -286,7 +286,8 @@ const BODIES = {
   'p2pfleet/1/members': other('members'),
   'p2pfleet/1/invitation': other('invitation'),
   'p2pfleet/1/admission': other('admission'),
-  'p2pfleet/1/acceptance': other('acceptance')
+  'p2pfleet/1/acceptance': other('acceptance'),
+  'p2pfleet/1/jobs': other('jobs record')
 }
 
 // ---- stream messages ----------------------------------------------------------------------------

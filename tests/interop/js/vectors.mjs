@@ -40,7 +40,8 @@ const READERS = {
 }
 // Bodies of these tags are passed on by their tag, unread.
 const UNREAD = [
-  'frame', 'snapshot', 'requirement', 'receipt', 'members', 'invitation', 'admission', 'acceptance'
+  'frame', 'snapshot', 'requirement', 'receipt', 'members', 'invitation', 'admission', 'acceptance',
+  'jobs'
 ].map((type) => `p2pfleet/1/${type}`)
 const unread = (encoding) => UNREAD.some((tag) => Buffer.from(encoding).includes(tag))
 
