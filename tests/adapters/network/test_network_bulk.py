@@ -310,7 +310,7 @@ async def test_where_the_port_is_closed_blobs_come_over_libp2p(tmp_path: Path) -
             assert await b.bulk.fetch(partial, [a.peer]) == a.peer
             assert bytes(partial.data) == DATA
         assert a.peer in b.bulk._carrier._not_before, "and it is not tried each time"
-        assert len(b._bans._rejects) == 0, "bad luck is nobody's fault"
+        assert b._bans.rejects(a.peer) == 0, "bad luck is nobody's fault"
 
 
 @trio_test(30)
