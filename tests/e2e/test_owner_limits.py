@@ -90,6 +90,7 @@ def test_status_shows_the_limits(net: SmallNetwork) -> None:
     assert limits.pop("disk_used_mb") >= 0
     assert limits == {
         "threads": 1, "memory_mb": 2048, "cpu_percent": 100, "disk_mb": 10240, "unit_cpu_s": 3600,
+        "custody_mb": 2560, "custody_used_mb": 0.0,
     }  # fmt: skip
     shown = p2pfleet("status", "--data-dir", folder).stdout
     assert "1 threads, 100 % of the time, 2048 MiB and 3600 s a unit" in shown

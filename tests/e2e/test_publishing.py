@@ -32,6 +32,7 @@ from p2pfleet.ports import Execution, ExecutionFault, ModelSignature, SandboxJob
 from p2pfleet.publishing import Draft, SubmitRequest, prepare
 from p2pfleet.ringers import Bench, Ringers, compute, how_many
 from p2pfleet.running import RunningNode
+from p2pfleet.runtime.inputs import packs_known
 from p2pfleet.submission import (
     audit_ppm,
     comparison_of,
@@ -542,6 +543,7 @@ async def test_ringers_are_noted_before_the_job_is_published_and_told_to_the_cor
         prepare_job=prepare_job,
         run_unit=cast("Any", None),
         clock=cast("Any", SimpleNamespace(wall_ms=lambda: 1)),
+        disk=cast("Any", None),
         stop=lambda: None,
     )  # fmt: skip
     job = await node.submit(request(model_class="faces"))
@@ -549,9 +551,11 @@ async def test_ringers_are_noted_before_the_job_is_published_and_told_to_the_cor
     assert asked[0]["crowd"]() == 3
     assert asked[0]["snapshot"] == bytes(31) + b"s"
     assert [(what, noted) for what, noted, _ in driver.happened] == [
-        ("publish", True), ("submit", True),
+        ("publish", True), ("submit", True), ("submit", True),
     ]  # fmt: skip
-    assert driver.happened[1][2] == ev.RingersKnown(job, draft.ringers_secret, draft.ringers)
+    told = [event for _, _, event in driver.happened[1:]]
+    assert ev.RingersKnown(job, draft.ringers_secret, draft.ringers) in told
+    assert packs_known(job, draft.table) in told
     assert job == sha256(encode(draft.manifest))
     note = json.loads((tmp_path / "submitted" / f"{job.hex()}.json").read_text())
     assert note["ringers"] == [[one.unit, one.digest.hex()] for one in draft.ringers]
@@ -564,5 +568,6 @@ async def test_ringers_are_noted_before_the_job_is_published_and_told_to_the_cor
     draft = await prepared(tmp_path / "plain", models.matmul(16), {"x": ROWS[:4]})
     await node.submit(request())
     assert asked[0]["snapshot"] is None
-    assert [what for what, _, _ in driver.happened] == ["publish"]
+    assert [what for what, _, _ in driver.happened] == ["publish", "submit"]
+    assert isinstance(driver.happened[1][2], ev.InputsKnown)
     assert RINGERS_MAX == 128

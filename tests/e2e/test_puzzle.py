@@ -38,7 +38,7 @@ def config(folder: Path, *, bootstrap: tuple[str, ...] = (), slots: int = 1) -> 
 
 
 class Refusals(logging.Handler):
-    """Hears what the network's part of a node holds against its peers, as it happens."""
+    """Hears what nodes hold against those who speak to them, as it happens."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -51,7 +51,7 @@ class Refusals(logging.Handler):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        logger = logging.getLogger("p2pfleet.adapters.network")
+        logger = logging.getLogger("p2pfleet")
         before = logger.level
         logger.addHandler(self)
         logger.setLevel(logging.DEBUG)

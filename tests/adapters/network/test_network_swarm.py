@@ -101,7 +101,7 @@ def test_those_who_fetch_share_what_one_source_has(
             shares = " ".join(f"{share:.2f}" for share in sent)
             print(f"\nsent, in sizes of the blob: {shares} (source first), {seconds:.1f} s")
         assert max(sent) <= 2.5
-        assert sum(sent) >= fetchers
+        assert round(sum(sent), 6) >= fetchers  # shares of the blob, as floats
         if fetchers > 4:
             assert sum(sent[1:]) > sum(sent) / 2, "the fetchers carried most of it"
 
