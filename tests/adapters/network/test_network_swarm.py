@@ -151,12 +151,12 @@ async def test_a_slow_source_does_not_hold_up_the_end(packs: Open) -> None:
         assert here.bulk._carrier._threads.borrowed_tokens == 0, "and nobody waits for it"
 
 
-@pytest.mark.long  # now and then the fetch waits too long for who went away: a fault to find
 @trio_test(60)
 async def test_a_source_that_goes_away_in_the_middle_is_replaced(packs: Open) -> None:
     shelves = [packs("a", BIG), packs("b", BIG), packs("here")]
     async with fleet(shelves) as (a, b, here):
         asked = hold_up(b, go := trio.Event())
+        hold_up(a, asked)  # else it may have given everything before the other one is asked
 
         async def drop() -> None:
             await asked.wait()
