@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfleet.cli.output import CommandFailed, Output, duration
 from p2pfleet.cli.progress import Pace
-from p2pfleet.cli.waiting import LOOK_EVERY_S, is_over
+from p2pfleet.cli.waiting import is_over, look_inside, look_through
 from p2pfleet.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -102,23 +102,12 @@ def keep_through(
 ) -> dict[str, Any]:
     """Wait until ``job`` of the node behind ``client`` is kept; its state then."""
     wait = CustodyWait(output, patience_s)
-    while True:
-        state: dict[str, Any] = client.call("job", job=job)
-        if wait.done(state, go_on):
-            return state
-        time.sleep(LOOK_EVERY_S)
+    return look_through(client, job, lambda state: wait.done(state, go_on))
 
 
 async def keep_inside(
     node: RunningNode, job: JobId, output: Output, patience_s: float | None, go_on: str
 ) -> dict[str, Any]:
     """Wait until ``job`` of a node in this process is kept; its state then."""
-    import trio
-
     wait = CustodyWait(output, patience_s)
-    while True:
-        state: dict[str, Any] = node.job(job)
-        if wait.done(state, go_on):
-            return state
-        with trio.move_on_after(LOOK_EVERY_S):
-            await node.wait_changed()
+    return await look_inside(node, job, lambda state: wait.done(state, go_on))

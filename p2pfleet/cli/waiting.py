@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from p2pfleet.cli.output import CommandFailed, Output
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 30.0
 LOOK_EVERY_S = 0.5
+
+
+Over = Callable[[Mapping[str, Any]], bool]
 
 
 class Wait:
@@ -56,33 +59,43 @@ def is_over(job: Mapping[str, Any]) -> bool:
     return str(job["state"]) != "active"
 
 
+def look_through(client: ControlClient, job: str, over: Over) -> dict[str, Any]:
+    """Look at ``job`` of the node behind ``client`` until it is ``over``; its last state."""
+    while True:
+        state: dict[str, Any] = client.call("job", job=job)
+        if over(state):
+            return state
+        time.sleep(LOOK_EVERY_S)
+
+
+async def look_inside(node: RunningNode, job: JobId, over: Over) -> dict[str, Any]:
+    """Look at ``job`` of a node in this process until it is ``over``; its last state."""
+    import trio
+
+    while True:
+        state: dict[str, Any] = node.job(job)
+        if over(state):
+            return state
+        with trio.move_on_after(LOOK_EVERY_S):
+            await node.wait_changed()
+
+
 def wait_through(
     client: ControlClient, job: str, output: Output, patience_s: float | None, go_on: str
 ) -> dict[str, Any]:
     """Wait for ``job`` of the node behind ``client``; its last state."""
     with JobProgress(output) as progress:
         wait = Wait(progress, patience_s)
-        while True:
-            state: dict[str, Any] = client.call("job", job=job)
-            if wait.over(state, go_on):
-                return state
-            time.sleep(LOOK_EVERY_S)
+        return look_through(client, job, lambda state: wait.over(state, go_on))
 
 
 async def wait_inside(
     node: RunningNode, job: JobId, output: Output, patience_s: float | None, go_on: str
 ) -> dict[str, Any]:
     """Wait for ``job`` of a node in this process; its last state."""
-    import trio
-
     with JobProgress(output) as progress:
         wait = Wait(progress, patience_s)
-        while True:
-            state: dict[str, Any] = node.job(job)
-            if wait.over(state, go_on):
-                return state
-            with trio.move_on_after(LOOK_EVERY_S):
-                await node.wait_changed()
+        return await look_inside(node, job, lambda state: wait.over(state, go_on))
 
 
 def outcome(job: Mapping[str, Any]) -> list[str]:

@@ -388,7 +388,7 @@ def test_no_volunteer_within_the_patience_is_an_error_that_keeps_the_job(
 def test_detached_it_returns_when_everything_is_kept_and_recorded(
     invoke: Invoke, files: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(custody, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.01)
     states = [job(), job(custody={**KEPT, "recorded": False}), job(custody=KEPT)]
     node.answers["job"] = lambda _: states.pop(0) if len(states) > 1 else states[0]
     result = invoke("submit", "model.onnx", "in", "--detach")
@@ -407,7 +407,7 @@ def test_what_is_not_kept_in_time_is_said_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
     volunteers: int,
 ) -> None:
-    monkeypatch.setattr(custody, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(submit, "KEEP_PATIENCE_S", 0.1)
     node.answers["job"] = lambda _: job(volunteers=volunteers)
     result = invoke("submit", "model.onnx", "in", "--detach", "--json")
@@ -423,7 +423,7 @@ def test_what_is_not_kept_in_time_is_said_with_what_to_do(
 def test_a_publisher_of_its_own_ends_when_its_job_is_kept(
     invoke: Invoke, files: Path, app: FakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(custody, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.01)
     app.states = [job(), job(custody=KEPT)]
     result = invoke("submit", "model.onnx", "in", "--network", "fake.toml", "--detach")
     assert result.exit_code == ExitCode.OK

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
@@ -67,6 +67,38 @@ def checked_header(data: bytes, length: int) -> bool:
     return header.found
 
 
+async def answer_on(
+    stream: Any,
+    kind: Any,
+    limit: int,
+    idle_s: float,
+    reply: Callable[[Any, PeerId, Any], Awaitable[None]],
+    report: Report,
+) -> None:
+    """Have every message of ``kind`` on a stream answered by ``reply``, one after another.
+
+    Ends the stream when nothing comes for ``idle_s``, and with the first message that is malformed
+    or longer than ``limit``: a Reject.
+    """
+    identity = stream.muxed_conn.peer_id
+    peer = peer_of(identity)
+    assert peer is not None, "nobody else is let in"
+    try:
+        while True:
+            with trio.move_on_after(idle_s) as waiting:
+                data = await read_message(stream, limit)
+            if waiting.cancelled_caught or data is None:
+                return
+            await reply(stream, peer, codec.decode(data, kind, limit))
+    except (Malformed, TooLong) as error:
+        refused(identity, f"blob request: {error}")
+        report(peer, Reject(f"blob request: {error}"))
+    except StreamFailed as error:
+        logger.debug("blob stream: %s", error)
+    finally:
+        await reset_quietly(stream)
+
+
 class BlobServer:
     """Answers requests for blobs, as long as the asking peer keeps reading."""
 
@@ -77,30 +109,23 @@ class BlobServer:
 
     async def serve(self, stream: Any) -> None:
         """The stream handler of the blob protocol."""
-        identity = stream.muxed_conn.peer_id
-        peer = peer_of(identity)
-        assert peer is not None, "nobody else is let in"
-        try:
-            while True:
-                with trio.move_on_after(self._config.blob_idle_s) as waiting:
-                    data = await read_message(stream, MAX_REQUEST_BYTES)
-                if waiting.cancelled_caught or data is None:
-                    return
-                request = codec.decode(data, BlobRequest, MAX_REQUEST_BYTES)
-                await self._answers.pace(peer)
-                async with self._answers.turn(peer):
-                    seconds = SLOWEST_S + request.length / SLOWEST_BYTES_PER_S
-                    with trio.move_on_after(seconds) as time:
-                        await self._give(stream, peer, request)
-                if time.cancelled_caught:
-                    raise StreamFailed("took a blob too slowly")
-        except (Malformed, TooLong) as error:
-            refused(identity, f"blob request: {error}")
-            self._report(peer, Reject(f"blob request: {error}"))
-        except StreamFailed as error:
-            logger.debug("blob stream: %s", error)
-        finally:
-            await reset_quietly(stream)
+        await answer_on(
+            stream,
+            BlobRequest,
+            MAX_REQUEST_BYTES,
+            self._config.blob_idle_s,
+            self._reply,
+            self._report,
+        )
+
+    async def _reply(self, stream: Any, peer: PeerId, request: BlobRequest) -> None:
+        await self._answers.pace(peer)
+        async with self._answers.turn(peer):
+            seconds = SLOWEST_S + request.length / SLOWEST_BYTES_PER_S
+            with trio.move_on_after(seconds) as time:
+                await self._give(stream, peer, request)
+        if time.cancelled_caught:
+            raise StreamFailed("took a blob too slowly")
 
     async def _give(self, stream: Any, peer: PeerId, request: BlobRequest) -> None:
         place = await self._answers.open(peer, request)

@@ -12,10 +12,10 @@ from typing import Any
 import trio
 
 from p2pfleet.adapters.network.blob_answers import BlobAnswers, encoded
-from p2pfleet.adapters.network.blobs import Report
+from p2pfleet.adapters.network.blobs import Report, answer_on
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import refused, reset_quietly
-from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.adapters.network.containment import reset_quietly
+from p2pfleet.adapters.network.identity import library_id
 from p2pfleet.adapters.network.limits import Buckets
 from p2pfleet.adapters.network.streams import (
     StreamFailed,
@@ -67,26 +67,15 @@ class BulkDesk:
 
     async def serve(self, stream: Any) -> None:
         """The stream handler of the bulk protocol."""
-        identity = stream.muxed_conn.peer_id
-        peer = peer_of(identity)
-        assert peer is not None, "nobody else is let in"
-        try:
-            while True:
-                with trio.move_on_after(self._config.blob_idle_s) as waiting:
-                    data = await read_message(stream, MAX_BULK_MESSAGE_BYTES)
-                if waiting.cancelled_caught or data is None:
-                    return
-                question = codec.decode(data, BulkMessage, MAX_BULK_MESSAGE_BYTES)
-                await trio.sleep(self._rates[peer].owe(1))
-                answer = await self._answer(peer, question)
-                await write_patiently(stream, encoded(answer), self._config.blob_chunk_s)
-        except (Malformed, TooLong) as error:
-            refused(identity, f"bulk question: {error}")
-            self._report(peer, Reject(f"bulk question: {error}"))
-        except StreamFailed as error:
-            logger.debug("bulk stream: %s", error)
-        finally:
-            await reset_quietly(stream)
+        idle_s = self._config.blob_idle_s
+        await answer_on(
+            stream, BulkMessage, MAX_BULK_MESSAGE_BYTES, idle_s, self._reply, self._report
+        )
+
+    async def _reply(self, stream: Any, peer: PeerId, question: BulkMessage) -> None:
+        await trio.sleep(self._rates[peer].owe(1))
+        answer = await self._answer(peer, question)
+        await write_patiently(stream, encoded(answer), self._config.blob_chunk_s)
 
     async def _answer(self, peer: PeerId, question: BulkMessage) -> BulkMessage:
         match question:

@@ -177,10 +177,20 @@ class Node(msgspec.Struct):
         """
         here = Membership(NetworkTerms(network) if terms is None else terms)
         roster = Roster(here.terms, vouched)
-        here_all = (Standing(), Book(), Repair(), roster, Directory(me))
-        node = cls(me, network, slots, roles, consent, here, *here_all)
-        node.custody_bytes = custody_bytes
-        return node
+        return cls(
+            me,
+            network,
+            slots,
+            roles,
+            consent,
+            membership=here,
+            standing=Standing(),
+            book=Book(),
+            repair=Repair(),
+            roster=roster,
+            directory=Directory(me),
+            custody_bytes=custody_bytes,
+        )
 
     @property
     def jobs(self) -> dict[JobId, Job]:

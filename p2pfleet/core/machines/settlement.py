@@ -260,7 +260,6 @@ class Settlement(msgspec.Struct):
                 unit = self.unit(number)
                 unit.asked = unit.replicas + 1
                 self.touched[number] = True
-                self.touched[number] = True
 
     def ballots(self, number: int, now: Millis, counts: Counts) -> list[rule.Ballot]:
         """Every vote on the unit that counts now."""
