@@ -38,7 +38,9 @@ class Kernel:
 
     def later(self, delay: int, act: Callable[..., None], *what: Any) -> None:
         """Plan ``act(*what)`` in ``delay`` milliseconds."""
-        self.at(self.now + delay, act, *what)
+        assert delay >= 0, "the past cannot be changed"
+        self._planned += 1
+        heapq.heappush(self._heap, (self.now + delay, self._planned, act, what))
 
     def draw(self, span: Span) -> int:
         """A number of milliseconds from a span, each equally likely."""

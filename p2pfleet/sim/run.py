@@ -78,12 +78,15 @@ class Panel:
             self.custody,
         )
         self.stepped = self.invariants.stepped  # no other looks at steps, and there are many
+        self._looking: dict[type, list[Checker]] = {}
+        for checker in self.all:
+            for kind in checker.looks_at:
+                self._looking.setdefault(kind, []).append(checker)
 
     def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
-        self.safety.synced(machine, writes)
-        self.credit.synced(machine, writes)
-        self.evidence.synced(machine, writes)
-        self.custody.synced(machine, writes)
+        for write in writes:
+            for checker in self._looking.get(type(write), ()):
+                checker.synced(machine, write)
 
     def acting(self, machine: Machine, act: ef.Act) -> None:
         self.durability.acting(machine, act)

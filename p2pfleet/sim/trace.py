@@ -32,7 +32,7 @@ class Trace:
         """One event taken in by a machine's core, and what the core answered."""
         self.steps += 1
         short: object = event
-        if isinstance(event, ev.FrameReceived):
+        if type(event) is ev.FrameReceived:
             short = (event.source, event.frame.hash)
         self._hash.update(self._encode((now, number, short, effects)))
         if self.story is not None:

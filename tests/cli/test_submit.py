@@ -19,7 +19,7 @@ import pytest
 import trio
 
 import p2pfleet
-from p2pfleet.cli import custody, submit, waiting
+from p2pfleet.cli import submit, waiting
 from p2pfleet.config import NodeConfig, load_config, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.comparison import OutputTolerance

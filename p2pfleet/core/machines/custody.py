@@ -109,27 +109,24 @@ class Custody(msgspec.Struct):
 
     def applied(self, frame: Frame) -> None:
         """A frame of anybody's was taken in."""
-        for entry in frame.entries:
-            match entry:
-                case Keep(digests=digests):
-                    self.custodians[frame.author] = True
-                    for digest in digests:
-                        self.claimed.setdefault(digest, {})[frame.author] = True
-                        self.stirred[digest] = True
-                        if frame.author == self.me and digest not in self.mine:
-                            if digest not in self.arrived:  # said before a restart
-                                self.unsure[digest] = True
-                            self.arrived.pop(digest, None)
-                            self.mine[digest] = 0
-                case Drop(digests=digests):
-                    for digest in digests:
-                        self.claimed.get(digest, {}).pop(frame.author, None)
-                        self.stirred[digest] = True
-                        if frame.author == self.me:
-                            self.used -= self.mine.pop(digest, 0)
-                            self.unsure.pop(digest, None)
-                case _:
-                    pass
+        for entry in frame.entries:  # not by patterns, see rules.admission
+            if type(entry) is Keep:
+                self.custodians[frame.author] = True
+                for digest in entry.digests:
+                    self.claimed.setdefault(digest, {})[frame.author] = True
+                    self.stirred[digest] = True
+                    if frame.author == self.me and digest not in self.mine:
+                        if digest not in self.arrived:  # said before a restart
+                            self.unsure[digest] = True
+                        self.arrived.pop(digest, None)
+                        self.mine[digest] = 0
+            elif type(entry) is Drop:
+                for digest in entry.digests:
+                    self.claimed.get(digest, {}).pop(frame.author, None)
+                    self.stirred[digest] = True
+                    if frame.author == self.me:
+                        self.used -= self.mine.pop(digest, 0)
+                        self.unsure.pop(digest, None)
 
     def certified(self, settlement: Settlement, numbers: Iterable[int]) -> None:
         """These units changed: note which digest is certified for each now."""

@@ -156,5 +156,7 @@ class Directory(msgspec.Struct):
 
     def deadline(self) -> Millis | None:
         """When something of it is due next."""
-        return min((at for at in (self.sign_at, *self.put_at.values()) if at is not None),
-                   default=None)  # fmt: skip
+        put_at = min(self.put_at.values()) if self.put_at else None
+        if self.sign_at is None or put_at is None:
+            return put_at if self.sign_at is None else self.sign_at
+        return min(self.sign_at, put_at)

@@ -118,7 +118,8 @@ class Leases(msgspec.Struct):
 
     def release(self, peer: PeerId, unit: int) -> None:
         """The peer gave the unit back, or has answered."""
-        if self.holding.get(peer, {}).pop(unit, None):
+        held = self.holding.get(peer)
+        if held and held.pop(unit, None):
             self.units[unit][peer].until = Millis(0)
 
     def committed(self, peer: PeerId, unit: int, now: Millis) -> None:

@@ -319,6 +319,8 @@ class Ledger(msgspec.Struct):
 
     def deadline(self) -> Millis | None:
         """When receipts are due next."""
+        if not self.open:
+            return None
         due = [dues.issue_at for dues in self.open.values() if dues.issue_at is not None]
         return min(due, default=None)
 

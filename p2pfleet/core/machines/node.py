@@ -897,10 +897,12 @@ class Node(msgspec.Struct):
         Else an author that tells some peers one thing and others another is found out by nobody:
         each has a frame of that number and asks for no more.
         """
-        if (
-            not any(type(entry) in _VOTES for entry in frame.frame.entries)
-            or sha256(self.coin + frame.hash)[0] % RETELL_ONE_IN
-        ):
+        for entry in frame.frame.entries:
+            if type(entry) in _VOTES:
+                break
+        else:
+            return []
+        if sha256(self.coin + frame.hash)[0] % RETELL_ONE_IN:
             return []
         others = [p for p in job.others(self.membership.present()) if p != frame.author]
         if not others:
@@ -912,8 +914,7 @@ class Node(msgspec.Struct):
         """Let the job's own machine decide what comes next."""
         if not self.restored or self.stopping or job.id not in self.book.open:
             return []
-        sources = self._sources(job)
-        around = self._around(job, sources)
+        around = self._around(job)
         if job.publisher is not None:
             effects = publisher_round(job, around, now)
             judge, kinds = job.publisher.judge, self.standing.moves[job.id]
@@ -933,15 +934,15 @@ class Node(msgspec.Struct):
             job.write(volunteer.reveal(job.settlement, now, counting), now)
             if self.still or (volunteer.open_at or 0) > now:
                 return []
-            return volunteer.start_opening(job.settlement, sources)
+            return volunteer.start_opening(job.settlement, self._sources(job))
         return volunteer_round(job, around, now)
 
-    def _around(self, job: Job, sources: tuple[PeerId, ...]) -> Around:
+    def _around(self, job: Job) -> Around:
         return Around(
             self.standing,
             self.membership.here,
             self.membership.numeric_class,
-            sources,
+            lambda: self._sources(job),
             job.sharing(self.membership.volunteers(), self.me),
             self.still,
             self.membership.volunteers(),
@@ -962,11 +963,11 @@ class Node(msgspec.Struct):
 
     def kept(self, job: Job, now: Millis) -> dict[Digest, int]:
         """Of the inputs of a job, how many keepers each has; empty while they are unknown."""
-        return job.custody.kept(neighbours(job, self._around(job, ())), now)
+        return job.custody.kept(neighbours(job, self._around(job)), now)
 
     def kept_outputs(self, job: Job, now: Millis) -> tuple[int, int]:
         """How many different outputs of a job are certified, and how many have their copies."""
-        near = neighbours(job, self._around(job, ()))
+        near = neighbours(job, self._around(job))
         return job.custody.kept_outputs(job.settlement, near, now)
 
     def _worked(
@@ -1258,10 +1259,10 @@ class Node(msgspec.Struct):
         if self.stopping:  # nothing is begun any more, but what has been written still leaves
             flushes = [job.flush_at for job in self.jobs.values() if job.flush_at is not None]
             return min(flushes, default=None)
-        times = [self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at]
-        times.extend(self.snapshot_at.values())
-        times.append(self.ledger.deadline())
-        times.append(self.directory.deadline())
+        times = [
+            self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at,
+            self.ledger.deadline(), self.directory.deadline(), *self.snapshot_at.values(),
+        ]  # fmt: skip
         for job in self.book.open.values():
             times.extend(job.deadlines(self.still))
             times.append(Millis(job.sealed.manifest.expires_ms - self.wall_offset + 1))

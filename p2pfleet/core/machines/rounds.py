@@ -28,7 +28,7 @@ class Around(msgspec.Struct):
     standing: Standing
     present: Callable[[PeerId], bool]
     numeric_class: Callable[[PeerId], bytes]
-    sources: tuple[PeerId, ...]
+    sources: Callable[[], tuple[PeerId, ...]]
     volunteers: int
     paused: bool
     willing: tuple[PeerId, ...] = ()
@@ -134,9 +134,9 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     if settlement.later:
         effects.extend(rows(job, settlement.due(now, counting)))
     job.custody.certified(settlement, settlement.touched)
-    numbers = sorted({*settlement.touched, *volunteer.due(now)})
-    settlement.touched.clear()
-    if numbers:
+    if settlement.touched or volunteer.compare_at:
+        numbers = sorted({*settlement.touched, *volunteer.due(now)})
+        settlement.touched.clear()
         effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
     entries, more = volunteer.advance(
         settlement,

@@ -266,17 +266,20 @@ class Settlement(msgspec.Struct):
         unit = self.units[number]
         found: list[rule.Ballot] = []
         all_counted = not unit.withdrawn and not unit.opened
-        for peer, votes in sorted(unit.votes.items()):
+        endorsed, opened, withdrawn = unit.endorsed, unit.opened, unit.withdrawn
+        for peer in sorted(unit.votes):
             if not counts(peer):
                 continue
+            votes = unit.votes[peer]
             checks = self.weights.get(peer, 0)
             answer = votes[0].digest
             for vote in votes:
                 if vote.digest != answer:
                     continue  # who learnt the right one later does not get another voice
-                key = (peer, vote.attempt)
-                if not all_counted and (key in unit.withdrawn or unit.opened.get(key) is False):
-                    continue
+                if not all_counted:
+                    key = (peer, vote.attempt)
+                    if key in withdrawn or opened.get(key) is False:
+                        continue
                 if vote.counts_from > now:
                     self._look_again(number, vote.counts_from)
                     continue
@@ -284,12 +287,13 @@ class Settlement(msgspec.Struct):
                     peer, vote.digest, checks, vote.attempt, vote.commit, vote.seen, vote.ref
                 )
                 found.append(ballot)
-                # Whoever holds two answers for the same as its own supports both.
-                found.extend(
-                    msgspec.structs.replace(ballot, digest=endorsed.digest, ref=endorsed.ref)
-                    for endorsed in unit.endorsed.get(peer, ())
-                    if endorsed.own == vote.ref
-                )
+                if endorsed:
+                    # Whoever holds two answers for the same as its own supports both.
+                    found.extend(
+                        msgspec.structs.replace(ballot, digest=each.digest, ref=each.ref)
+                        for each in endorsed.get(peer, ())
+                        if each.own == vote.ref
+                    )
         return found
 
     def _look_again(self, number: int, at: Millis) -> None:
@@ -376,8 +380,8 @@ class Settlement(msgspec.Struct):
                     changed[entry.unit] = True
         if self.pending:
             self._no_commitment(frame.hash, author, outcome)
-        for number in changed:
-            if decide:
+        for number, voted in changed.items():
+            if decide and voted:
                 self.decide(number, now, counts, outcome)
             else:
                 self.touched[number] = self.stirred[number] = True
@@ -423,7 +427,7 @@ class Settlement(msgspec.Struct):
         self.commits[frame, index] = Known(author, place, entry)
         for number, item in enumerate(entry.items):
             unit = self.unit(item.unit)
-            unit.failures.pop(author, None)
+            failed = unit.failures.pop(author, None) is not None
             self.leases.committed(author, item.unit, now)
             if self._full(item.unit, author, now, corner):
                 continue
@@ -443,7 +447,8 @@ class Settlement(msgspec.Struct):
                 owed[item.unit, item.attempt] = Millis(now + self.debt_ms)
                 mine.sort(key=lambda each: each.attempt)
                 unit.revealing(author)
-                changed[item.unit] = True
+                # A commitment alone decides nothing.
+                changed[item.unit] = failed or changed.get(item.unit, False)
                 if unit.state in ("open", "contested"):
                     self.begun[item.unit] = True
 
@@ -608,8 +613,7 @@ class Settlement(msgspec.Struct):
             return
         if keep and unit.state == "certified":
             return
-        holding = [each for each in ranking if each.holds(stop, trusting)]
-        winner = holding[0] if holding else None
+        winner = next((each for each in ranking if each.holds(stop, trusting)), None)
         if winner is not None:
             if (
                 unit.state == "certified"

@@ -207,7 +207,7 @@ class Volunteer(msgspec.Struct):
         settlement: Settlement,
         now: Millis,
         counts: Counts,
-        sources: tuple[PeerId, ...],
+        sources: Callable[[], tuple[PeerId, ...]],
         volunteers: int,
         paused: bool,
         alone: bool,
@@ -246,10 +246,11 @@ class Volunteer(msgspec.Struct):
             if picked:
                 until = Millis(now + settlement.manifest.lease_ms)
                 entries.append(Claim(tuple(sorted(picked))))
+                near = sources()
                 for number in picked:
                     settlement.leases.claim(self.me, number, now, debtor)
                     self._hold(number, now, until)
-                    effects.append(Execute(settlement.job, number, sources))
+                    effects.append(Execute(settlement.job, number, near))
         return entries, effects
 
     def _renew(self, settlement: Settlement, now: Millis) -> list[Entry]:
@@ -655,9 +656,9 @@ class Volunteer(msgspec.Struct):
 
     def _committing(self, number: int) -> bool:
         """Whether a commitment to our answer is on its way to the others."""
-        unwritten = (batch.own.items for batch in self.batches if batch.frame is None)
+        unwritten = [batch.own.items for batch in self.batches if batch.frame is None]
         on_their_way = (self.ready, self.making, *unwritten)
-        return any(item.unit == number for items in on_their_way for item in items)
+        return any(item.unit == number for items in on_their_way if items for item in items)
 
     def _compare(
         self,

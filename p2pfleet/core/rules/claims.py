@@ -49,6 +49,7 @@ def lease_units(mean_ms: float | None, slots: int, remaining: int, volunteers: i
     return max(min(CLAIM_UNITS_MAX, slots), min(lease_units_most(mean_ms, slots), share))
 
 
+@lru_cache(maxsize=4_096)
 def lease_units_most(mean_ms: float | None, slots: int) -> int:
     """The same while there is plenty of work for everybody."""
     if mean_ms is None:

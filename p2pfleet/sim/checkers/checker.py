@@ -33,6 +33,8 @@ class Checker:
     """Looks on and finds violations; the first are kept. A subclass overrides what it needs."""
 
     name = "checker"
+    looks_at: tuple[type, ...] = ()
+    """The kinds of writes of which :meth:`synced` is told."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -49,8 +51,8 @@ class Checker:
     def stepped(self, machine: Machine, event: Event, effects: Sequence[ef.Effect]) -> None:
         """A core took an event in."""
 
-    def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
-        """Writes became durable."""
+    def synced(self, machine: Machine, write: ef.Write) -> None:
+        """A write became durable."""
 
     def acting(self, machine: Machine, act: ef.Act) -> None:
         """An act is about to be carried out."""

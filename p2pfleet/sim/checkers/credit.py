@@ -39,30 +39,31 @@ class Credit(Checker):
         self.authors: dict[JobId, dict[FrameHash, PeerId]] = {}
         self.numbers: dict[tuple[PeerId, JobId, PeerId], int] = {}
 
-    def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
+    looks_at = (ef.SaveFrame, ef.SaveMoves, ef.VoidMoves, ef.SaveEarnings, ef.SaveReceipt)
+
+    def synced(self, machine: Machine, write: ef.Write) -> None:
         if not machine.honest:
             return
-        for write in writes:
-            match write:
-                case ef.SaveFrame(job=job, frame=sealed):
-                    if machine.disk.jobs[job].own:
-                        frame = unseal(sealed)
-                        assert isinstance(frame, VerifiedFrame)
-                        self.authors.setdefault(job, {})[frame.hash] = frame.author
-                case ef.SaveMoves(job=job, rows=rows):
-                    moves = self.moves.setdefault(job, {})
-                    for row in rows:
-                        moves.setdefault(row.unit, {})[row.peer] = row.kind
-                        if row.kind == "false commitment":
-                            self.uncommitted[job, row.unit, row.peer] = True
-                case ef.VoidMoves(job=job):
-                    self.moves[job] = {}
-                case ef.SaveEarnings(job=job, rows=earned):
-                    self._earned(machine, job, earned)
-                case ef.SaveReceipt(job=job, receipt=sealed):
-                    self._receipt(machine, job, _receipt(sealed))
-                case _:
-                    pass
+        match write:
+            case ef.SaveFrame(job=job, frame=sealed):
+                if machine.disk.jobs[job].own:
+                    frame = unseal(sealed)
+                    assert isinstance(frame, VerifiedFrame)
+                    self.authors.setdefault(job, {})[frame.hash] = frame.author
+            case ef.SaveMoves(job=job, rows=rows):
+                moves = self.moves.setdefault(job, {})
+                for row in rows:
+                    moves.setdefault(row.unit, {})[row.peer] = row.kind
+                    if row.kind == "false commitment":
+                        self.uncommitted[job, row.unit, row.peer] = True
+            case ef.VoidMoves(job=job):
+                self.moves[job] = {}
+            case ef.SaveEarnings(job=job, rows=earned):
+                self._earned(machine, job, earned)
+            case ef.SaveReceipt(job=job, receipt=sealed):
+                self._receipt(machine, job, _receipt(sealed))
+            case _:
+                raise AssertionError("looks at what it does not know")
 
     def restored(self, machine: Machine) -> None:
         """What a machine has forgotten with an old backup it may keep anew."""

@@ -37,15 +37,16 @@ class Custody(Checker):
         self.since: dict[tuple[JobId, Digest], int] = {}
         self.deaths: list[tuple[int, Machine]] = []
 
-    def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
+    looks_at = (ef.SaveJob, ef.SaveUnits)
+
+    def synced(self, machine: Machine, write: ef.Write) -> None:
         now = self.cluster.kernel.now
-        for write in writes:
-            if isinstance(write, ef.SaveJob):
-                for digest in self._inputs(write.job):
-                    self.since.setdefault((write.job, digest), now)
-            elif isinstance(write, ef.SaveUnits) and machine.honest:
-                for digest in _certified(write.rows):
-                    self.since.setdefault((write.job, digest), now)
+        if isinstance(write, ef.SaveJob):
+            for digest in self._inputs(write.job):
+                self.since.setdefault((write.job, digest), now)
+        elif isinstance(write, ef.SaveUnits) and machine.honest:
+            for digest in _certified(write.rows):
+                self.since.setdefault((write.job, digest), now)
 
     def _inputs(self, job: JobId) -> Iterator[Digest]:
         manifest = self.cluster.published.get(job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from p2pfleet.core import effects as ef
@@ -33,20 +32,21 @@ class Evidence(Checker):
         self.frames: dict[Number, dict[FrameHash, VerifiedFrame]] = {}
         self.stories: dict[PeerId, list[int]] = {}
 
-    def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
+    looks_at = (ef.SaveFrame,)
+
+    def synced(self, machine: Machine, write: ef.Write) -> None:
         if not machine.honest:
             return
-        for write in writes:
-            if type(write) is ef.SaveFrame:
-                verified = unseal(write.frame)
-                assert isinstance(verified, VerifiedFrame)
-                frame = verified.frame
-                number = (frame.job, frame.author, frame.incarnation, frame.sequence)
-                known = self.frames.setdefault(number, {})
-                if verified.hash not in known:
-                    if any(fault(verified, other) for other in known.values()):
-                        self._two(frame.author)
-                    known[verified.hash] = verified
+        assert isinstance(write, ef.SaveFrame)
+        verified = unseal(write.frame)
+        assert isinstance(verified, VerifiedFrame)
+        frame = verified.frame
+        number = (frame.job, frame.author, frame.incarnation, frame.sequence)
+        known = self.frames.setdefault(number, {})
+        if verified.hash not in known:
+            if any(fault(verified, other) for other in known.values()):
+                self._two(frame.author)
+            known[verified.hash] = verified
 
     def _two(self, author: PeerId) -> None:
         machine = self.cluster.world.by_peer[author]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from p2pfleet.core import effects as ef
@@ -37,13 +36,13 @@ class Safety(Checker):
         self.digests: dict[tuple[JobId, int], Digest] = {}
         self.wrong: dict[tuple[JobId, int], bool] = {}
 
-    def synced(self, machine: Machine, writes: Sequence[ef.Write]) -> None:
-        if not machine.honest:
-            return
-        for write in writes:
-            if type(write) is ef.SaveUnits and machine.disk.jobs[write.job].own:
-                for row in write.rows:
-                    self._row(machine, write.job, row)
+    looks_at = (ef.SaveUnits,)
+
+    def synced(self, machine: Machine, write: ef.Write) -> None:
+        assert isinstance(write, ef.SaveUnits)
+        if machine.honest and machine.disk.jobs[write.job].own:
+            for row in write.rows:
+                self._row(machine, write.job, row)
 
     def _row(self, machine: Machine, job: JobId, row: ef.UnitRow) -> None:
         key = (job, row.unit)
