@@ -193,7 +193,13 @@ async def _running(
     sandbox_config = SandboxConfig(
         memory_bytes=most.memory_bytes, cpu_ms=most.cpu_ms, contrib_ops=config.contrib_ops
     )
-    network_config = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap)
+    network_config = NetworkConfig(
+        listen=config.listen,
+        announce=config.announce,
+        bootstrap=config.bootstrap,
+        mdns=config.mdns,
+        relay=config.relay,
+    )
     recorder = Recorder(config.data_dir / "recording") if config.recording else None
     gate = _BlobGate()
     members = RosterGate(clock, _own_admission(config)) if config.network.terms.closed else None

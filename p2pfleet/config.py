@@ -42,9 +42,11 @@ DATA_DIR_VARIABLE = "P2PFLEET_DATA_DIR"
 MAX_FILE_BYTES = 2**20
 MAX_BOOTSTRAP = 256
 MAX_LISTEN = 16
+MAX_ANNOUNCED = 8
 MAX_ADDRESS_CHARS = 200
 
 Role = Literal["volunteer", "publisher", "bootstrap"]
+Relay = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _ADDRESS = re.compile(
@@ -68,7 +70,10 @@ class NodeConfig(msgspec.Struct, frozen=True):
     processor time of one unit, whatever a job asks for (MiB, MiB, MiB, seconds). ``cpu_percent``
     is the share of the time in which children compute.
     ``contrib_ops`` admits operators of the domain com.microsoft. ``trusted_publishers`` are those
-    whose work may run where the sandbox is too weak for strangers'.
+    whose work may run where the sandbox is too weak for strangers'. ``announce`` replaces the
+    addresses that others are told (for a forwarded port); ``mdns`` says whether the node announces
+    itself on its LAN, ``relay`` whether it carries connections for nodes behind routers, and lets
+    others carry its own (``auto``: as it is needed and possible; ``on``: carries in any case).
     """
 
     data_dir: Path
@@ -86,6 +91,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
     trusted_publishers: tuple[PeerId, ...] = ()
     log_level: str = "info"
     recording: bool = False
+    announce: tuple[str, ...] = ()
+    mdns: bool = True
+    relay: Relay = "auto"
 
     @property
     def unit_limits(self) -> Limits:
@@ -112,6 +120,9 @@ _NODE_KEYS: dict[str, Any] = {
     "network": Annotated[str, Meta(min_length=1, max_length=4096)],
     "listen": Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_LISTEN)],
     "bootstrap": Annotated[tuple[str, ...], Meta(max_length=MAX_BOOTSTRAP)],
+    "announce": Annotated[tuple[str, ...], Meta(max_length=MAX_ANNOUNCED)],
+    "mdns": bool,
+    "relay": Relay,
     "roles": Annotated[tuple[Role, ...], Meta(min_length=1, max_length=3)],
     "slots": Annotated[int, Meta(ge=0, le=1024)],
     "memory_mb": Annotated[int, Meta(ge=64, le=2**20)],
@@ -188,6 +199,7 @@ def load_config(
     mistakes = _Mistakes(text)
     values = _checked(table, _NODE_KEYS, mistakes)
     _check_addresses(values.get("listen", ()), "listen", check_listen, mistakes)
+    _check_addresses(values.get("announce", ()), "announce", check_announced, mistakes)
     _check_addresses(values.get("bootstrap", ()), "bootstrap", check_bootstrap, mistakes)
     for given, check in ((listen, check_listen), (bootstrap, check_bootstrap)):
         _check_addresses(given, "command line", check, mistakes)
@@ -238,6 +250,9 @@ def load_config(
                 "unit_cpu_s",
                 "cpu_percent",
                 "contrib_ops",
+                "announce",
+                "mdns",
+                "relay",
                 "log_level",
                 "recording",
             )
@@ -266,7 +281,7 @@ def default_data_dir() -> Path:
 
 def default_listen(network: NetworkFile) -> tuple[str, ...]:
     """Where a node listens that was not told: everywhere, or on a local testnet only there."""
-    local = bool(network.bootstrap) and all(map(_on_loopback, network.bootstrap))
+    local = bool(network.bootstrap) and all(map(on_loopback, network.bootstrap))
     host = "127.0.0.1" if network.parameters.testnet and local else "0.0.0.0"  # noqa: S104
     return (f"/ip4/{host}/tcp/0",)
 
@@ -483,6 +498,17 @@ def check_listen(address: str) -> str | None:
     return None
 
 
+def check_announced(address: str) -> str | None:
+    """Why others cannot reach a node at ``address``, or ``None`` when they may."""
+    match = _parsed(address)
+    if match is None or match["peer"] or int(match["port"]) == 0:
+        return (
+            f"{address[:MAX_ADDRESS_CHARS]!r} is no address that others could dial; write it like "
+            "/ip4/203.0.113.7/tcp/4001"
+        )
+    return None
+
+
 def check_bootstrap(address: str) -> str | None:
     """Why ``address`` leads to no node, or ``None`` when it may."""
     match = _parsed(address)
@@ -514,7 +540,8 @@ def _parsed(address: str) -> re.Match[str] | None:
     return match
 
 
-def _on_loopback(address: str) -> bool:
+def on_loopback(address: str) -> bool:
+    """Whether an address leads to this machine only."""
     return address.startswith(("/ip4/127.", "/ip6/::1/"))
 
 

@@ -58,7 +58,13 @@ class Refused(msgspec.Struct, frozen=True):
     for_ms: int
 
 
-NetworkEvent = Connected | Disconnected | Received | Announced | Refused
+class Moved(msgspec.Struct, frozen=True):
+    """This node can be reached at other addresses than before."""
+
+    addresses: tuple[str, ...]
+
+
+NetworkEvent = Connected | Disconnected | Received | Announced | Refused | Moved
 
 
 class PeerGone(Exception):

@@ -7,11 +7,19 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 
+from p2pfleet.cli.folders import Place
 from p2pfleet.cli.network_closed import invite, join, members, signer_of
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import load_network, save_network
+from p2pfleet.config import (
+    MAX_BOOTSTRAP,
+    check_bootstrap,
+    load_network,
+    on_loopback,
+    save_network,
+)
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 from p2pfleet.core.model.network import (
@@ -148,6 +156,51 @@ def require(output: Output, file: Path, onnxruntime: str, data_dir: Path | None)
 
     signer = signer_of(data_dir, existing=True)
     after = with_requirement(load_network(file), signer, onnxruntime, time.time_ns() // 10**6)
+    save_network(file, after)
+    _show(output, file, after)
+
+
+@network.command(name="add-bootstrap", epilog=exit_codes(ExitCode.DAMAGED))
+@click.argument("file", type=FILE)
+@click.argument("addresses", metavar="[ADDR]...", nargs=-1)
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="The data folder of the running node (default: P2PFLEET_DATA_DIR, else the platform's).",
+)  # fmt: skip
+@common
+@click.pass_obj
+def add_bootstrap(
+    output: Output, file: Path, addresses: tuple[str, ...], data_dir: Path | None
+) -> None:
+    """Add addresses to start from to FILE: each ADDR, or those of the running node.
+
+    Every node that others can reach serves as a start, without being told to. The network stays
+    the same; hand the new FILE to whoever wants to join.
+    """
+    from p2pfleet.adapters.control.client import ControlClient
+
+    found = load_network(file)
+    if not addresses:
+        folder = Place(data_dir, file).folder
+        status = ControlClient(folder).call("status")
+        if status["network"]["id"] != found.id.hex():
+            raise P2pfleetError(
+                f"The node of {folder} is on another network than that of {file}.",
+                "Name the network file of that node, or another node with --data-dir.",
+                ExitCode.USAGE,
+            )
+        addresses = tuple(one for one in status["addresses"] if check_bootstrap(one) is None)
+        addresses = tuple(one for one in addresses if not on_loopback(one)) or addresses
+        if not addresses:
+            raise P2pfleetError(
+                "That node listens nowhere that others could dial.",
+                "Name its addresses: p2pfleet network add-bootstrap FILE ADDR",
+            )
+    wrong = [problem for one in addresses if (problem := check_bootstrap(one)) is not None]
+    if wrong:
+        raise P2pfleetError(wrong[0] + ".", "A node prints its addresses.", ExitCode.USAGE)
+    together = tuple(dict.fromkeys((*addresses, *found.bootstrap)))[:MAX_BOOTSTRAP]
+    after = msgspec.structs.replace(found, bootstrap=together)
     save_network(file, after)
     _show(output, file, after)
 

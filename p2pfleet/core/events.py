@@ -44,6 +44,12 @@ class Started(_Event, frozen=True, tag="Started"):
     coin: bytes = bytes(32)
 
 
+class AddressesChanged(_Event, frozen=True, tag="AddressesChanged"):
+    """This node can be reached at other addresses than before."""
+
+    addresses: tuple[str, ...]
+
+
 class RecordsRestored(_Event, frozen=True, tag="RecordsRestored"):
     """The records over all jobs that have ended, as the store has them."""
 
@@ -417,6 +423,7 @@ class BlobFailed(_Event, frozen=True, tag="BlobFailed"):
 
 Event = (
     Started
+    | AddressesChanged
     | RecordsRestored
     | ProofRestored
     | JobRestored

@@ -23,6 +23,7 @@ from p2pfleet.core.errors import (
 )
 from p2pfleet.core.events import (
     AcceptanceReceived,
+    AddressesChanged,
     ClosureReceived,
     Event,
     FrameReceived,
@@ -86,6 +87,7 @@ from p2pfleet.ports import (
     Clock,
     Connected,
     Disconnected,
+    Moved,
     Network,
     NetworkEvent,
     Received,
@@ -170,6 +172,8 @@ def interpret(
             return PeerDisconnected(peer)
         case Refused(peer=peer):
             return PeerRefused(peer, event.for_ms)
+        case Moved(addresses=addresses):
+            return AddressesChanged(addresses)
         case Announced(peer=peer, data=data):
             try:
                 return _delivered(peer, open_bytes(data))

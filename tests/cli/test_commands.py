@@ -42,7 +42,7 @@ def test_the_commands_are_those_that_scripts_rely_on() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "init", "config check", "network create", "network show", "network require",
         "network members add", "network members remove", "network members list",
-        "network invite", "network join", "run",
+        "network invite", "network join", "network add-bootstrap", "run",
         "doctor", "status", "pause", "resume", "submit", "job list", "job show", "job watch",
         "job results", "job cancel", "unit run", "verify", "peers", "reputation", "credit",
         "testnet up",

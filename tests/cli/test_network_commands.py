@@ -31,6 +31,20 @@ def owned(invoke: Invoke, tmp_path: Path) -> Path:
     return tmp_path / "lab.toml"
 
 
+def test_addresses_to_start_from_are_added_in_front_of_those_that_are_there(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    other = f"/ip4/203.0.113.7/tcp/4001/p2p/{PEER}"
+    invoke("network", "create", "n.toml", "--name", "orchard", "--testnet", "--bootstrap", HOME)
+    before = load_network(tmp_path / "n.toml")
+    for _ in range(2):
+        shown = document(invoke("network", "add-bootstrap", "n.toml", other, "--json"))
+        assert shown["bootstrap"] == [other, HOME]
+    assert load_network(tmp_path / "n.toml").id == before.id
+    wrong = invoke("network", "add-bootstrap", "n.toml", "/ip4/1.2.3.4/udp/1", "--json")
+    assert "is no node's address" in refused(wrong, ExitCode.USAGE)
+
+
 def require(invoke: Invoke, file: Path, version: str, folder: str = "owner") -> Any:
     return invoke(
         "network", "require", file, "--onnxruntime", version, "--data-dir", folder, "--json"

@@ -71,6 +71,9 @@ def test_what_the_file_says_replaces_the_defaults(folder: Path) -> None:
         bootstrap = ["{HOME}", "{AWAY}"]
         log_level = "debug"
         recording = true
+        announce = ["/ip4/203.0.113.9/tcp/4741"]
+        mdns = false
+        relay = "on"
         cpu_percent = 40
         contrib_ops = true
         trusted_publishers = ["{PEER}"]
@@ -81,6 +84,8 @@ def test_what_the_file_says_replaces_the_defaults(folder: Path) -> None:
     assert config.listen == ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0")
     assert config.bootstrap == (AWAY, HOME), "the network's first, and each only once"
     assert (config.log_level, config.recording) == ("debug", True)
+    assert config.announce == ("/ip4/203.0.113.9/tcp/4741",)
+    assert (config.mdns, config.relay) == (False, "on")
     assert (config.cpu_percent, config.contrib_ops) == (40, True)
     assert config.trusted_publishers == (parse_peer(PEER),)
 

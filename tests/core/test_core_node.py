@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from core_bench import Bench, arrive, execute, publishing, working
+from core_bench import Bench, arrive, execute, only, publishing, working
 from core_samples import (
     ALICE,
     BAD,
@@ -24,10 +24,11 @@ from core_samples import (
     snapshot,
 )
 
+from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.model.comparison import Tolerance
-from p2pfleet.core.model.ids import Digest
+from p2pfleet.core.model.ids import Digest, Millis
 from p2pfleet.core.model.job import Confidence, Trust
 from p2pfleet.core.rules.admission import ringers_hash
 from p2pfleet.core.wire import messages as ms
@@ -122,3 +123,20 @@ def test_the_scenes_have_something_of_everything() -> None:
     assert judge.trials
     assert judge.executing
     assert judge.ringers
+
+
+def test_who_has_moved_signs_a_new_record_and_tells_everybody_who_is_connected() -> None:
+    bench = Bench()
+    bench.tell(ev.PeerConnected(BOB, "/ip4/192.0.2.1/tcp/1"))
+    before = bench.node.membership.own
+    assert before is not None
+    address = "/ip4/203.0.113.9/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+    bench.now = Millis(bench.now + 10)
+    told = bench.tell(ev.AddressesChanged((address,)))
+    (hello,) = [send for send in only(ef.Send, told) if isinstance(send.message, ms.Hello)]
+    assert hello.peers == (BOB,)
+    after = bench.node.membership.own
+    assert after is not None
+    assert after.record.addresses == (address,)
+    assert after.record.sequence > before.record.sequence
+    assert bench.tell(ev.AddressesChanged((address,))) == [], "nothing has changed"

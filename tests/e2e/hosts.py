@@ -20,11 +20,13 @@ PORT = 4001
 wants_hosts = pytest.mark.skipif(bool(obstacle()), reason=obstacle() or "hosts can be built")
 
 
-def node_in(host: Host, data_dir: Path, *arguments: str | Path) -> NodeProcess:
+def node_in(
+    host: Host, data_dir: Path, *arguments: str | Path, listen: str | None = None
+) -> NodeProcess:
     """A node process in ``host``, not started yet: ``p2pfleet run`` with these arguments."""
     process = NodeProcess(
-        data_dir, "run", "--data-dir", data_dir, "--listen", f"/ip4/{host.ip}/tcp/{PORT}",
-        *arguments,
+        data_dir, "run", "--data-dir", data_dir,
+        "--listen", listen or f"/ip4/{host.ip}/tcp/{PORT}", *arguments,
     )  # fmt: skip
     process._arguments = host.command(process._arguments)
     return process

@@ -11,11 +11,13 @@ import trio
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.transport.exceptions import OpenConnectionError
+from multiaddr import Multiaddr
 
+from p2pfleet.adapters.network.addresses import CIRCUIT, is_relayed, parse_dialable
 from p2pfleet.adapters.network.bans import Bans
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
-from p2pfleet.adapters.network.identity import peer_of
+from p2pfleet.adapters.network.identity import library_id, peer_of
 from p2pfleet.adapters.network.limits import (
     Buckets,
     TokenBucket,
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS_PER_PEER = 2
 _HANDSHAKES_PER_ADDRESS = 8
 _NOBODY = "this node meets nobody now"
+_SUPERSEDED_S = 3.0
+_CIRCUITS = "relays"
 
 
 class _NotAdmitted(SwarmException):  # type: ignore[misc]
@@ -60,6 +64,8 @@ class Admission:
         self._dialling = trio.CapacityLimiter(config.max_dials)
         self._closed = False
         self.alone = False
+        self.dial_circuit: Callable[[Any, Any], Any] | None = None
+        """Dials an address that leads through a relay."""
         self._add_conn: Callable[..., Any] = swarm.add_conn
         self._dial_peer: Callable[..., Any] = swarm.dial_peer
         swarm._handle_inbound_connection = self.inbound
@@ -140,6 +146,12 @@ class Admission:
                 del self._shaking[group]
         return None
 
+    def ban(self, identity: Any) -> str | None:
+        """Why a peer is banned now; ``None`` if it is not."""
+        peer = peer_of(identity)
+        banned = peer is not None and self._bans.banned(peer)
+        return "banned, or left for a while" if banned else None
+
     def refusal(self, identity: Any) -> str | None:
         """Why a peer may not be connected to now; ``None`` if it may."""
         if self._closed or self.alone:
@@ -149,8 +161,8 @@ class Admission:
             return "not an Ed25519 identity"
         if peer == self._me:
             return "this node itself"
-        if self._bans.banned(peer):
-            return "banned, or left for a while"
+        if (ban := self.ban(identity)) is not None:
+            return ban
         if not self._door.admits(identity):
             return "it does not belong to this closed network"
         if identity not in self._swarm.connections and peer not in self._adding:
@@ -180,8 +192,12 @@ class Admission:
         for older in before[: len(before) + 1 - MAX_CONNECTIONS_PER_PEER]:
             self._swarm.manager.run_task(older.close)
         for older in before[len(before) + 1 - MAX_CONNECTIONS_PER_PEER :]:
-            self._swarm.manager.run_task(older.muxed_conn.probe)
+            self._swarm.manager.run_task(older.muxed_conn.probe, _SUPERSEDED_S)
         return conn
+
+    def dial_at_once(self, most: int) -> None:
+        """How many peers may be dialled at the same time from now on."""
+        self._dialling.total_tokens = most
 
     def dialling(self, identity: Any) -> bool:
         """Whether a peer is being dialled now."""
@@ -197,7 +213,38 @@ class Admission:
         Raises what the library raises.
         """
         self._swarm.unblock_peer(identity)
-        await self._dial_once(identity, lambda: self._swarm.dial_addr(address, identity))
+        if not is_relayed(address):
+            await self._dial_once(identity, lambda: self._swarm.dial_addr(address, identity))
+            return
+        relay = parse_dialable(str(address).partition(CIRCUIT)[0])
+        dial_circuit = self.dial_circuit
+        if relay is None or dial_circuit is None:
+            raise SwarmException("connections through relays are switched off")
+        # Before the place in the queue is taken, for the relay needs one as well.
+        if not self._swarm.get_connections(library_id(relay[0])):
+            await self.dial_address(library_id(relay[0]), Multiaddr(relay[1]))
+        await self._dial_once(identity, lambda: dial_circuit(identity, address))
+
+    async def inbound_circuit(self, raw: Any, way: Any, arrived: Callable[[Any], None]) -> None:
+        """Serve one connection that came through a relay until it ends; ``arrived`` is told who it
+        is once that is proven."""
+        if self._closed or self._inbound[_CIRCUITS] >= self._config.max_peers:
+            refused(None, "too many connections through relays")
+            return
+        self._inbound[_CIRCUITS] += 1
+        try:
+            with trio.fail_after(self._config.handshake_s):
+                muxed = await self._swarm.upgrade_inbound_raw_conn(raw, way)
+            arrived(muxed.peer_id)
+            await muxed.event_closed.wait()
+        except trio.TooSlowError:
+            refused(None, "a handshake through a relay took too long")
+        except SwarmException as error:
+            refused(None, f"through a relay: {describe(error.__cause__ or error)}")
+        finally:
+            self._inbound[_CIRCUITS] -= 1
+            if not self._inbound[_CIRCUITS]:
+                del self._inbound[_CIRCUITS]
 
     async def _dial_once(self, identity: Any, dial: Callable[[], Any]) -> Any:
         while identity in self._dials:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -22,6 +24,13 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     on loopback (``budget_loopback`` counts there too). ``useless_per_s`` are messages that turned
     out to be of no use; a peer that owes some is read more slowly. ``held_bytes_per_peer`` and
     ``held_bytes`` bound all buffers together.
+    ``mdns`` says whether the node announces itself on the LANs that it listens on, and looks for
+    others there.
+
+    ``relay`` says whether the node carries connections for those that nobody can dial (``auto``: if
+    it can be dialled itself), and lets others carry its own where that is needed; ``off`` is
+    neither. ``relay_circuit_bytes`` and ``relay_circuit_s`` bound one carried connection,
+    ``relay_bytes_per_s`` all together.
 
     ``bulk_port`` is the TCP port of the bulk channel (0: the system chooses), on the hosts of
     ``listen``. Blobs from ``bulk_from_bytes`` on are worth a connection of their own, and those
@@ -80,6 +89,18 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     ban_s: float = 600.0
     address_ban_peers: int = 3
     failed_handshakes_per_address: int = 30
+
+    mdns: bool = True
+
+    relay: Literal["auto", "on", "off"] = "auto"
+    relay_reservations: int = 32
+    relay_reservations_per_address: int = 8
+    relay_reservation_s: float = 1800.0
+    relay_circuits: int = 64
+    relay_circuits_per_peer: int = 16
+    relay_circuit_s: float = 7200.0
+    relay_circuit_bytes: int = 512 * 2**20
+    relay_bytes_per_s: float = 4.0 * 2**20
 
     provide_every_s: float = 180.0
     lookup_first_s: float = 0.5

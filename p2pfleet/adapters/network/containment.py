@@ -58,7 +58,7 @@ def tame_library() -> None:
     learning that the port is taken. It does not know where an IPv6 connection comes from.
     """
     if not os.environ.get("LIBP2P_DEBUG"):
-        for name in ("libp2p", "libp2p.network.auto_connector"):
+        for name in ("libp2p", "libp2p.network.auto_connector", "zeroconf"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         logging.getLogger("multiaddr").setLevel(logging.WARNING)
     swarm_connection.logging = logging.getLogger("libp2p.network.connection")

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+from libp2p.kad_dht import kad_dht, peer_routing, provider_store, value_store
 from libp2p.kad_dht.common import PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.kad_dht.provider_store import ProviderRecord, ProviderStore
@@ -40,10 +41,12 @@ from p2pfleet.ports import RecordRule
 
 logger = logging.getLogger(__name__)
 
-_MAX_KEYS = 1024
 _MAX_VALUES = 512
 _MAX_KEYS_OF_ONE = 32
+_MAX_KEYS = 512
 _MAX_PROVIDERS = 64
+_MAX_RECORDS = 2048
+_MAX_MESSAGE_BYTES = 128 * 1024
 _MAX_ADDRESSES = 8
 _RECORD_S = 900.0
 _QUERIED = 8
@@ -53,12 +56,20 @@ _ADDRESS_TTL_S = 3600
 
 
 class _Providers(ProviderStore):  # type: ignore[misc]
-    """Provider records: the newest of a key, for a quarter of an hour, of few keys."""
+    """Provider records: the newest of a key, for a quarter of an hour, of few keys.
+
+    Records of keys that this node does not provide itself give way to each other, the key's that
+    was provided longest ago first: nobody can push this network's own out.
+    """
+
+    own: bytes = b""
+    """The key of this network."""
 
     def add_provider(self, key: bytes, provider: Any) -> None:
         if not provider or not provider.peer_id:
             return
-        found = [address for address in provider.addrs if usable(address)][:_MAX_ADDRESSES]
+        told = provider.addrs[: 2 * _MAX_ADDRESSES]
+        found = [address for address in told if usable(address)][:_MAX_ADDRESSES]
         if not found:
             return
         name = str(provider.peer_id)
@@ -70,18 +81,18 @@ class _Providers(ProviderStore):  # type: ignore[misc]
         records[name] = ProviderRecord(PeerInfo(provider.peer_id, found))
         while len(records) > _MAX_PROVIDERS:
             del records[next(iter(records))]
-        while len(self.providers) > _MAX_KEYS:
-            del self.providers[next(one for one in self.providers if one not in self.own)]
+        while len(self.providers) > _MAX_KEYS or self._records() > _MAX_RECORDS:
+            spare = next((one for one in self.providers if one != self.own), None)
+            if spare is None:
+                break
+            del self.providers[spare]
 
     def _has_room(self, name: str) -> bool:
         """Whether one more record of this provider is kept: nobody fills the store alone."""
         return sum(name in records for records in self.providers.values()) < _MAX_KEYS_OF_ONE
 
-    @property
-    def own(self) -> set[bytes]:
-        """The keys that this node itself provides."""
-        keys: set[bytes] = self.providing_keys
-        return keys
+    def _records(self) -> int:
+        return sum(map(len, self.providers.values()))
 
     def get_providers(self, key: bytes) -> list[Any]:
         since = time.time() - _RECORD_S
@@ -142,7 +153,11 @@ class Rendezvous:
         self._records = records
         self._joined = trio.Event()
         self._lost = trio.Event()
+        self._stale = trio.Event()
         KBucket._ping_peer = _is_connected
+        # Megabytes of strangers' addresses are no answer to anything that is asked here.
+        for module in (kad_dht, peer_routing, provider_store, value_store):
+            module.MAX_DHT_MESSAGE_SIZE = _MAX_MESSAGE_BYTES
         self._dht = KadDHT(
             host,
             DHTMode.SERVER,
@@ -155,6 +170,7 @@ class Rendezvous:
         )
         self._dht.provider_store = _Providers(host, self._dht.peer_routing)
         self._dht.value_store = _Values(host, host.get_id())
+        self._dht.provider_store.own = self._key
         # Twelve for everybody would let four strangers keep everybody out; each has its own limit.
         self._dht._inbound_limiter = trio.CapacityLimiter(256)
         host.set_stream_handler(
@@ -179,6 +195,10 @@ class Rendezvous:
             self._host.get_peerstore().add_addrs(identity, addresses, _ADDRESS_TTL_S)
             await self._dht.routing_table.add_peer(PeerInfo(identity, addresses))
         self._joined.set()
+
+    def provide_soon(self) -> None:
+        """The addresses of this node are others now."""
+        self._stale.set()
 
     def lost(self) -> None:
         """A peer went: look for others soon."""
@@ -264,7 +284,14 @@ class Rendezvous:
             await trio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
         while True:
             await self._provide_once(thorough=True)
-            await trio.sleep(self._config.provide_every_s * random.uniform(0.7, 1.3))  # noqa: S311
+            if self._stale.is_set():
+                self._lost.set()  # whom one can meet at a new address may be looking, too
+            self._stale = trio.Event()
+            pause = self._config.provide_every_s * random.uniform(0.7, 1.3)  # noqa: S311
+            with trio.move_on_after(pause) as waiting:
+                await self._stale.wait()
+            if not waiting.cancelled_caught:
+                await trio.sleep(random.uniform(1.0, 3.0))  # noqa: S311
 
     async def _provide_once(self, thorough: bool) -> None:
         store = self._dht.provider_store

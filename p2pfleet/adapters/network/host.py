@@ -6,6 +6,7 @@ import logging
 import socket as stdlib_socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from ipaddress import ip_address
 from typing import Any
 
 import trio
@@ -17,12 +18,23 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
 
 from p2pfleet.adapters.network import muxer
-from p2pfleet.adapters.network.addresses import endpoint, expand, parse_listen
+from p2pfleet.adapters.network.acquaintances import Acquaintances
+from p2pfleet.adapters.network.addresses import (
+    endpoint,
+    expand,
+    is_relayed,
+    on_loopback,
+    parse_announced,
+    parse_listen,
+    usable,
+)
 from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission, connect_quickly
 from p2pfleet.adapters.network.bans import Bans
 from p2pfleet.adapters.network.bulk import Blobs
+from p2pfleet.adapters.network.circuit import remote_endpoint
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import (
     StreamGuard,
@@ -36,10 +48,13 @@ from p2pfleet.adapters.network.dht import Rendezvous
 from p2pfleet.adapters.network.gossip import Announcements
 from p2pfleet.adapters.network.holding import Holding
 from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.adapters.network.lan import Lan
 from p2pfleet.adapters.network.members import Door
+from p2pfleet.adapters.network.nat import Nat
 from p2pfleet.adapters.network.peers import Dialler
 from p2pfleet.adapters.network.places import Budget, Places
 from p2pfleet.adapters.network.sessions import Sessions
+from p2pfleet.adapters.network.whereabouts import local_host, own_interfaces, watch_addresses
 from p2pfleet.core.errors import Accept, P2pfleetError, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
 from p2pfleet.core.wire.names import FRAME_PROTOCOL, announcements_topic
@@ -53,6 +68,7 @@ from p2pfleet.ports import (
     Clock,
     Connected,
     MemberGate,
+    Moved,
     NetworkEvent,
     RecordRule,
     Refused,
@@ -109,7 +125,7 @@ class Host:
         self._config = config
         self._tasks = tasks
         self._listen = [parse_listen(text) for text in config.listen]
-        announced = [parse_listen(text) for text in config.announce]
+        self._announced = [parse_announced(text) for text in config.announce]
         self._send, self._events = trio.open_memory_channel[NetworkEvent](config.events)
         self._bans = Bans(clock, config, bans, self._own_ips)
         self._places = Places(config)
@@ -118,12 +134,14 @@ class Host:
         self._door = Door(gate, swarm_key)
         self._watched: frozenset[PeerId] = frozenset()
         pair = create_new_key_pair(seed)
+        acquaintances = Acquaintances()
         limit = (config.max_peers + config.visitors) * MAX_CONNECTIONS_PER_PEER + 8
         self._host = new_host(
             key_pair=pair,
             listen_addrs=self._listen,
             sec_opt={NOISE: self._door.noise(pair, create_new_exchange_pair().private_key)},
             muxer_opt={muxer.PROTOCOL: muxer.bounded_yamux(config, self._holding)},
+            peerstore_opt=acquaintances,
             connection_config=ConnectionConfig(
                 max_connections=limit,
                 min_connections=0,
@@ -135,7 +153,6 @@ class Host:
                 inbound_stream_protocol_negotiation_timeout=config.negotiate_s,
                 outbound_stream_protocol_negotiation_timeout=config.negotiate_s,
             ),
-            addrs_factory=lambda candidates: announced or expand(candidates),
             # What strangers claim to see us as is not worth more than their other claims.
             disable_identify_address_discovery=True,
         )
@@ -143,6 +160,7 @@ class Host:
         me = peer_of(self._host.get_id())
         assert me is not None
         self.peer = me
+        acquaintances.keep = lambda identity: identity in swarm.connections
         self._take_over(swarm)
         self._admission = Admission(config, swarm, me, self._bans, self._door)
         self._sessions = Sessions(
@@ -163,6 +181,18 @@ class Host:
         self._rendezvous = Rendezvous(
             config, self._host, network, self._sessions.__len__, self._dialler.learn, records
         )
+        self._nat = Nat(
+            config,
+            self._host,
+            self._admission,
+            self._sessions,
+            tasks,
+            lambda: expand(self._host.get_transport_addrs()),
+            lambda: tasks.start_soon(self._say_where),
+            self._door.protected,
+        )
+        self._host.get_addrs = self._own_addresses
+        self._lan = Lan(network, me, lambda: self.addresses, self._dialler.learn)
         self._gossip = Announcements(
             config,
             self._host,
@@ -214,7 +244,16 @@ class Host:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Own listening multiaddresses, each ending in ``/p2p/<peer id>``."""
-        return tuple(str(address) for address in self._host.get_addrs())
+        return tuple(str(one) for one in self._own_addresses())
+
+    def _own_addresses(self) -> list[Any]:
+        """The same as the library has them, which would cut a way through a relay at the relay."""
+        mine = f"/p2p/{self._host.get_id()}"
+        listening = self._announced or expand(self._host.get_transport_addrs())
+        near = [one for one in listening if on_loopback(one)]
+        # Ways around a router stand before what only helps on this machine.
+        ways = [*(one for one in listening if one not in near), *self._nat.addresses(), *near]
+        return [one.encapsulate(Multiaddr(mine)) for one in ways]
 
     @property
     def events(self) -> trio.MemoryReceiveChannel[NetworkEvent]:
@@ -316,7 +355,8 @@ class Host:
         self._tasks.start_soon(self._sessions.close, ID(key))
 
     def _own_ips(self) -> list[str]:
-        listening = [str(address).split("/")[2] for address in self._host.get_addrs()]
+        told = [str(one) for one in self._own_addresses() if not is_relayed(one)]
+        listening = [one.split("/")[2] for one in told]
         return [*listening, *(one.split("/")[2] for one in self._config.announce)]
 
     # ---- connections -------------------------------------------------------------------------
@@ -335,17 +375,21 @@ class Host:
         try:
             dialled = None
             if conn.direction.name == "OUTBOUND":
-                remote = conn.muxed_conn.get_remote_address()
+                remote = remote_endpoint(conn)
                 dialled = None if remote is None else endpoint(*remote)
+                if dialled is not None and self._nat.punching.was_punched(dialled):
+                    dialled = None
             await self._dialler.connected(peer, dialled)
-            await self._rendezvous.connected(peer, await self._listening(peer, conn, dialled))
+            listening = await self._listening(peer, conn, dialled)
+            await self._rendezvous.connected(peer, listening)
+            await self._sessions.settled(peer)
+            if dialled is None and self._sessions.speaks_with(peer):
+                await self._dialler.told(peer, [text for one in listening if (text := usable(one))])
         except Exception as error:
             logger.debug("introducing %s: %s", short_peer(peer), describe(error))
 
     async def _listening(self, peer: PeerId, conn: Any, dialled: str | None) -> list[Any]:
         """Where ``peer`` can be dialled: what we dialled, or what identify tells in a while."""
-        from multiaddr import Multiaddr
-
         if dialled is not None:
             return [Multiaddr(dialled)]
         identity = conn.muxed_conn.peer_id
@@ -395,9 +439,32 @@ class Host:
             await stack.enter_async_context(self._gossip.running())
             await stack.enter_async_context(self._rendezvous.running())
             self._tasks.start_soon(self._dial_on)
+            self._tasks.start_soon(self._dialler.save_again)
+            self._tasks.start_soon(watch_addresses, self._moved)
+            self._nat.start()
+            if self._config.mdns:
+                self._tasks.start_soon(self._lan.run)
             started()
             await stop.wait()
             await self._hang_up()
+
+    def _moved(self) -> None:
+        """This machine has other addresses than before."""
+        self._dialler.start_over()
+        self._lan.moved()
+        self._nat.moved()
+        self._tasks.start_soon(self._say_where)
+
+    async def _say_where(self) -> None:
+        """Tell everybody the new addresses, and drop what hangs on the old ones."""
+        here = {str(one.ip) for one in own_interfaces()}
+        for conn in list(self._swarm.get_connections()):
+            local = local_host(conn)
+            if local is not None and local not in here and not ip_address(local).is_loopback:
+                self._tasks.start_soon(_close_quietly, conn)
+        await self._send.send(Moved(self.addresses))
+        self._rendezvous.provide_soon()
+        await self._host._push_identify_to_all_peers()
 
     async def _dial_on(self) -> None:
         while True:

@@ -113,10 +113,10 @@ def bounded_yamux(config: NetworkConfig, holding: Holding) -> Any:
                 if trio.current_time() - self.heard >= 0.8 * self._every_s:
                     await self.probe()
 
-        async def _answers(self) -> bool:
+        async def _answers(self, within_s: float | None) -> bool:
             asked = trio.current_time()
-            patience = config.ping_timeout_s
-            if self.watched:
+            patience = config.ping_timeout_s if within_s is None else within_s
+            if self.watched and within_s is None:
                 patience = max(1.0, self.heard + config.silence_s - asked)
             try:
                 with trio.move_on_after(patience) as self._waiting:
@@ -152,9 +152,9 @@ def bounded_yamux(config: NetworkConfig, holding: Holding) -> Any:
             with shielded(_CLOSE_S):
                 await super()._cleanup_on_error()
 
-        async def probe(self) -> None:
+        async def probe(self, within_s: float | None = None) -> None:
             """Close the connection unless the peer answers now."""
-            if not self.event_shutting_down.is_set() and not await self._answers():
+            if not self.event_shutting_down.is_set() and not await self._answers(within_s):
                 logger.debug("closing a connection whose peer is silent")
                 await self._cleanup_on_error()
 

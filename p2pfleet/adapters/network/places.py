@@ -32,8 +32,12 @@ class Places:
     def connected(self, connection: Any) -> None:
         """A connection stands; it knows the peer at its other end, and the address."""
         remote = connection.get_remote_address()
-        group = None if remote is None else self.group(str(remote[0]))
+        group = self._way(connection) if remote is None else self.group(str(remote[0]))
         self._places.setdefault(connection.peer_id.to_bytes(), {})[id(connection)] = group
+
+    def _way(self, connection: Any) -> str | None:
+        """All who come through one relay are in one place, which is no address to be banned."""
+        return next((str(one) for one in connection.get_transport_addresses()), None)
 
     def disconnected(self, connection: Any) -> None:
         """A connection is gone. Idempotent."""

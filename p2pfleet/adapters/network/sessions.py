@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from p2pfleet.adapters.network.addresses import with_peer
+from p2pfleet.adapters.network.addresses import CIRCUIT, is_relayed, with_peer
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import Tasks, describe, refused, reset_quietly
 from p2pfleet.adapters.network.holding import Holding
@@ -107,6 +107,11 @@ class Sessions:
         ]
         return tuple(sorted(found, key=lambda one: one.peer))
 
+    def speaks_with(self, peer: PeerId) -> bool:
+        """Whether ``peer`` is reported as connected now."""
+        session = self._sessions.get(peer)
+        return session is not None and session.event is not None and not session.gone.is_set()
+
     def __len__(self) -> int:
         return len(self._sessions)
 
@@ -136,8 +141,17 @@ class Sessions:
     def disconnected(self, peer: PeerId) -> None:
         """A connection to ``peer`` is gone; perhaps the last."""
         session = self._sessions.get(peer)
-        if session is not None and not self._connections(session.identity):
+        if session is None:
+            return
+        if not self._connections(session.identity) or self._has_moved(session):
+            # Who comes from elsewhere now is reported anew, from there.
             session.gone.set()
+
+    def _has_moved(self, session: Session) -> bool:
+        if session.event is None or not session.open.is_set():
+            return False
+        place = _place(session.event.address)
+        return all(_place(str(one)) != place for one in self._addresses(session))
 
     async def settled(self, peer: PeerId) -> None:
         """Wait until it is known whether ``peer`` is one of ours."""
@@ -225,10 +239,14 @@ class Sessions:
             await connection.close()
 
     def _address(self, session: Session) -> str:
-        for connection in self._connections(session.identity):
-            for address in connection.get_transport_addresses():
-                return with_peer(str(address), session.peer)
-        return with_peer("", session.peer)
+        return with_peer(str(next(iter(self._addresses(session)), "")), session.peer)
+
+    def _addresses(self, session: Session) -> list[Any]:
+        return [
+            address
+            for connection in self._connections(session.identity)
+            for address in connection.get_transport_addresses()
+        ]
 
     # ---- outgoing ----------------------------------------------------------------------------
 
@@ -341,3 +359,8 @@ class Sessions:
             self._report(session.peer, Reject(str(error)))
         except StreamFailed as error:
             logger.debug("from %s: %s", short_peer(session.peer), error)
+
+
+def _place(address: str) -> str:
+    """The machine in an address, without the port; of a relayed one the way there."""
+    return address.partition("/tcp/")[0] + (CIRCUIT if is_relayed(address) else "")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from Crypto.Cipher import Salsa20
+from libp2p.connection_types import ConnectionType
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
 
@@ -66,7 +67,10 @@ class ProtectedConnection(RawConnection):  # type: ignore[misc]
     """
 
     def __init__(self, inner: Any, key: bytes, wrong: Callable[[], None]) -> None:
-        super().__init__(inner.stream, inner.is_initiator)
+        # A connection through a relay stays one, and keeps the way that it takes.
+        kind = getattr(inner, "_connection_type", ConnectionType.DIRECT)
+        way = getattr(inner, "_actual_addresses", None)
+        super().__init__(inner.stream, inner.is_initiator, kind, way)
         self._inner = inner
         self._key = key
         self._wrong = wrong

@@ -239,6 +239,10 @@ class Node(msgspec.Struct):
                 self.software = event.software
                 self.addresses = event.addresses
                 return []
+            case ev.AddressesChanged(addresses=addresses):
+                same = addresses == self.addresses
+                self.addresses = addresses
+                return [self._sign_record(now)] if self.restored and not same else []
             case ev.RecordsRestored():
                 for row in event.rows:
                     self.standing.restore(row)

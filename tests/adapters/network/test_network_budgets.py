@@ -29,12 +29,16 @@ class Identity:
 class Connection:
     """As much of a connection as a place needs."""
 
-    def __init__(self, key: bytes, address: str | None) -> None:
+    def __init__(self, key: bytes, address: str | None, *ways: str) -> None:
         self.peer_id = Identity(key)
         self._address = address
+        self._ways = ways
 
     def get_remote_address(self) -> tuple[str, int] | None:
         return None if self._address is None else (self._address, 4001)
+
+    def get_transport_addresses(self) -> list[str]:
+        return list(self._ways)
 
 
 def test_a_peer_is_where_its_newest_connection_is_and_nowhere_once_it_is_gone() -> None:
@@ -51,6 +55,9 @@ def test_a_peer_is_where_its_newest_connection_is_and_nowhere_once_it_is_gone() 
     for address in ("127.0.0.1", "::1", None):
         places.connected(Connection(b"b", address))
         assert places.of(b"b") is None
+    way = "/ip4/203.0.113.9/tcp/4001/p2p/relay/p2p-circuit"
+    places.connected(Connection(b"c", None, way))
+    assert places.of(b"c") == way, "all who come through one relay are in one place"
 
 
 @trio_test(5)
