@@ -396,9 +396,10 @@ class Store(AddressBook, Protocol):
         ...
 
     def frame_range(
-        self, job: JobId, author: PeerId, incarnation: int, first: int, end: int
+        self, job: JobId, author: PeerId, incarnation: int, first: int, end: int, shard: int = 0
     ) -> list[Sealed]:
-        """The frames of one author's incarnation from number ``first`` below ``end``."""
+        """The frames of one author's incarnation in a shard, from number ``first`` below
+        ``end``."""
         ...
 
     def units(self, job: JobId) -> list[tuple[int, str, bytes]]:

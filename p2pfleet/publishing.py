@@ -44,6 +44,7 @@ from p2pfleet.submission import (
     check_ringers,
     comparison_of,
     limits_of,
+    shards_of,
     shortage,
     stop_of,
     told,
@@ -145,6 +146,7 @@ async def prepare(
     finally:
         bench.kill()
     table_cid = await trio.to_thread.run_sync(_keep, packs, raw_table, pin)
+    volunteers = min(max(1, crowd()), 1_000_000)
     manifest = Manifest(
         network=network,
         publisher=publisher,
@@ -158,14 +160,12 @@ async def prepare(
         limits=limits,
         comparison=comparison,
         stop=stop,
-        shards=1,
+        shards=shards_of(request, len(table.units), volunteers),
         lease_ms=round(request.lease_s * 1000),
         issued_ms=wall_ms,
         expires_ms=wall_ms + round(request.expires_h * 3600 * 1000),
         salt=secrets.token_bytes(16),
-        trust=msgspec.structs.replace(
-            trust, ringers=ringers.hash, crowd=min(max(1, crowd()), 1_000_000)
-        ),
+        trust=msgspec.structs.replace(trust, ringers=ringers.hash, crowd=volunteers),
         work=tried.work,
     )
     check_bounds(manifest)

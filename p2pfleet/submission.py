@@ -12,6 +12,7 @@ import msgspec
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.comparison import OutputTolerance, Tolerance
 from p2pfleet.core.model.job import (
+    MAX_SHARDS,
     WINDOW_MAX_MS,
     WINDOW_MIN_MS,
     Comparison,
@@ -24,6 +25,7 @@ from p2pfleet.core.model.job import (
 )
 from p2pfleet.core.rules.comparison import FLOATS, misplaced
 from p2pfleet.core.rules.credibility import replicas_missing
+from p2pfleet.core.rules.shards import CROWD, count_for
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import RINGERS_MAX, Manifest
 from p2pfleet.ports import ModelSignature
@@ -45,8 +47,9 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by a distance of their own; else every byte counts. ``audit`` of all certified units are
     executed here once more; ``ringers`` units are executed here beforehand. ``model_class`` names
     the kind of work by which records of peers are kept. ``window_s`` seconds a volunteer waits for
-    others before it says what it committed to (default: 5). ``strict``: refuse what would otherwise
-    only be warned of.
+    others before it says what it committed to (default: 5). ``shards``: in so many parts the units
+    are worked on (default: by how many volunteers are here). ``strict``: refuse what would
+    otherwise only be warned of.
     """
 
     model: str
@@ -67,6 +70,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_mb: int = 64
     lease_s: float = 30.0
     window_s: float | None = None
+    shards: int | None = None
     expires_h: float = 24.0
     strict: bool = False
 
@@ -188,6 +192,27 @@ def audit_ppm(request: SubmitRequest) -> int:
             "Give a number from 0 to 1, as in --audit 0.1.",
         )
     return _parts(Decimal(str(share)), 10**6)
+
+
+def shards_of(request: SubmitRequest, units: int, volunteers: int) -> int:
+    """In how many shards a job of ``units`` is worked on, where ``volunteers`` are seen.
+
+    Raises :class:`P2pfleetError` if what is asked for is out of bounds.
+    """
+    if request.shards is None:
+        return count_for(volunteers, units)
+    if not 1 <= request.shards <= MAX_SHARDS:
+        raise _wrong(
+            f"A job cannot be parted into {request.shards} shards.",
+            f"Give --shards a number from 1 to {MAX_SHARDS}: about one for each {CROWD} "
+            "volunteers that you expect.",
+        )
+    if request.shards > units:
+        raise _wrong(
+            f"A job of {units} units cannot be parted into {request.shards} shards.",
+            "Give --shards at most the number of units, or leave it out.",
+        )
+    return request.shards
 
 
 def window_ms(request: SubmitRequest) -> int:

@@ -20,6 +20,7 @@ import independent as rules
 import independent_closed as closing
 import independent_credit as crediting
 import independent_custody as keeping
+import independent_shards as parting
 import independent_trust as trust
 import independent_versions as ageing
 from nacl.signing import SigningKey
@@ -381,6 +382,37 @@ def speaking(case: dict[str, Any]) -> Iterator[Any]:
     yield rule, case["rule"]
 
 
+def shards(case: dict[str, Any]) -> Iterator[Any]:
+    salt = case["salt"]
+    if case["judged"] == "units":
+        units, count = case["units"], case["shards"]
+        yield parting.shuffle(salt, units), case["shuffle"]
+        parts: list[list[int]] = [[] for _ in range(count)]
+        for unit in range(units):
+            parts[parting.shard_of(salt, units, count, unit)].append(unit)
+        yield parts, case["parts"]
+    elif case["judged"] == "unit":
+        given = [case[name] for name in ("units", "shards", "unit")]
+        yield parting.shard_of(salt, *given), case["shard"]
+    elif case["judged"] == "order":
+        ranks = [parting.rank(salt, shard, case["peer"]) for shard in range(len(case["ranks"]))]
+        yield ranks, case["ranks"]
+        yield sorted(range(len(ranks)), key=ranks.__getitem__), case["order"]
+    elif case["judged"] == "full":
+        everybody = [peer for peer, _ in case["members"]]
+        for peer, stays in case["members"]:
+            mates = [mate for mate in everybody if mate != peer]
+            yield parting.stays(salt, case["shard"], peer, mates), stays
+        ranked = sorted(everybody, key=lambda peer: parting.rank(salt, case["shard"], peer))
+        yield ranked[:3], case["keepers"]
+    elif case["judged"] == "called":
+        given = [case[name] for name in ("lacking", "volunteers", "doublings")]
+        for peer, called in case["peers"]:
+            yield parting.called(salt, case["shard"], peer, *given), called
+    else:
+        yield parting.helped_first(salt, case["members"]), case["order"]
+
+
 FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "identities": identities, "networks": networks, "puzzles": puzzles,
     "cids": cids, "job_ids": job_ids, "messages": messages, "refused": refused,
@@ -391,7 +423,7 @@ FILES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "rankings": rankings, "certificates": certificates, "snapshots": snapshots,
     "evidence": evidence, "reputation": reputation,
     "credit": credit, "closed": closed, "swarm_keys": swarm_keys, "speaking": speaking,
-    "custody": custody,
+    "custody": custody, "shards": shards,
 }  # fmt: skip
 
 

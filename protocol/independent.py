@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgpack
+from independent_shards import shard_of
 from nacl.exceptions import CryptoError
 from nacl.signing import VerifyKey
 
@@ -170,6 +171,7 @@ ENTRY = tagged(
     (9, "Keep", record(digests=ascending(None, many(HASH, 1, 256)))),
     (10, "Drop", record(digests=ascending(None, many(HASH, 1, 256)))),
 )  # fmt: skip
+SHARD = whole(0, 4095)
 SEALED = record(body=octets(1, 32 * 1024), signer=HASH, signature=KEY_SIGNATURE)
 MEMBER_NAME = text(0, 40, "[^\\x00-\\x1f\\x7f]*")
 BODY = tagged(
@@ -202,7 +204,7 @@ BODY = tagged(
         network=HASH, member=HASH, accepted_ms=COUNT, admission=SEALED)),
     ("p2pfleet/1/frame", "Frame", record(
         network=HASH, job=HASH, author=HASH, incarnation=COUNT, sequence=COUNT,
-        entries=many(ENTRY, 1, 1024))),
+        entries=many(ENTRY, 1, 1024), shard=SHARD)),
     ("p2pfleet/1/snapshot", "Snapshot", record(
         network=HASH, publisher=HASH, model_class=text(1, 64), number=COUNT, issued_ms=COUNT,
         records=ascending("peer", many(record(peer=HASH, checks=whole(1, 10**6)), 0, 768)))),
@@ -222,7 +224,12 @@ MESSAGE = tagged(
     ("deliver", "Deliver", record(sealed=SEALED)),
     ("jobs", "JobsSummary", record(open=many(HASH, 0, 512), closed=many(HASH, 0, 512))),
     ("frames", "FramesSummary", record(
-        job=HASH, positions=many(POSITION, 0, 1024), snapshot=whole(-1, 2**53 - 1))),
+        job=HASH, positions=many(POSITION, 0, 1024), snapshot=whole(-1, 2**53 - 1), shard=SHARD,
+        serving=boolean)),
+    ("shards", "ShardsSummary", record(
+        job=HASH, rows=ascending("shard", many(record(
+            shard=SHARD, members=whole(0, 65_535), open=whole(0, 1_000_000),
+            age_s=whole(0, 3600)), 1, 128)))),
     ("wanted", "Wanted", record(job=HASH, units=many(UNIT, 1, 1024))),
     ("proof", "Proof", record(first=SEALED, second=SEALED)),
     ("roster", "RosterSummary", record(
@@ -472,14 +479,14 @@ def judge_manifest(manifest: dict[str, Any], network: str, bits: int, wall_ms: i
         return "reject puzzle"
     if manifest["stop"]["replicas_max"] < manifest["stop"].get("quorum", 0):
         wrong.append("reject quorum")
+    if manifest["shards"] > manifest["units"]:
+        wrong.append("reject shards")
     if not all(manifest[one].startswith(CID_PREFIX.hex()) for one in ("model", "table")):
         wrong.append("reject cid")
     if manifest["table_bytes"] > KINDS["table"][1]:
         wrong.append("reject table")
     if manifest["model_bytes"] > manifest["limits"]["memory_bytes"]:
         wrong.append("reject memory")
-    if manifest["shards"] != 1:
-        late.append("ignore shards")
     return [*wrong, *late, "accept"][0]
 
 
@@ -494,6 +501,8 @@ def judge_frame(frame: dict[str, Any], manifest: dict[str, Any], bits: int) -> s
         return "reject network"
     if not fits(frame["network"], frame["author"], bits):
         return "reject puzzle"
+    if frame["shard"] >= manifest["shards"]:
+        return "reject shard"
     for entry in frame["entries"]:
         if (entry["is"] in ("Audit", "OpenRingers")) != (frame["author"] == manifest["publisher"]):
             return "reject publisher"
@@ -508,6 +517,11 @@ def judge_frame(frame: dict[str, Any], manifest: dict[str, Any], bits: int) -> s
             return "reject endorsement"
         if entry["is"] == "OpenRingers" and ringers_hash(entry) != manifest["trust"]["ringers"]:
             return "reject ringers"
+        parts = (manifest["salt"], manifest["units"], manifest["shards"])
+        if entry["is"] != "OpenRingers" and any(
+            shard_of(*parts, unit) != frame["shard"] for unit in units_of(entry)
+        ):
+            return "reject astray"
     return "accept"
 
 

@@ -23,7 +23,8 @@ from p2pfleet.cli.results_folder import check_results_folder
 from p2pfleet.cli.waiting import PATIENCE_S, outcome, succeeded, wait_inside, wait_through
 from p2pfleet.config import NODE_FILE, load_config, load_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.job import WINDOW_MAX_MS, WINDOW_MIN_MS, Trust
+from p2pfleet.core.model.job import MAX_SHARDS, WINDOW_MAX_MS, WINDOW_MIN_MS, Trust
+from p2pfleet.core.rules.shards import CROWD
 from p2pfleet.core.wire.messages import RINGERS_MAX
 
 if TYPE_CHECKING:
@@ -103,6 +104,12 @@ class _Submit(click.Command):
     help="How long a volunteer that has an answer waits for others to have one, before it says "
     f"which (default: {Trust().window_ms / 1000:g}). Raise it where units take some volunteers "
     "longer than others.",
+)  # fmt: skip
+@click.option(
+    "--shards", type=click.IntRange(1, MAX_SHARDS), metavar="NUMBER",
+    help="In how many parts the units are worked on, each by volunteers of its own (default: one "
+    f"for each {CROWD} volunteers that are connected). More of them for a network that is larger "
+    "than what is seen from here.",
 )  # fmt: skip
 @click.option(
     "--expires-h", type=click.FloatRange(0.01, 720), default=24.0, show_default=True,

@@ -26,7 +26,7 @@ from p2pfleet.cli.testnet_groups import (
     contradictions,
 )
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.job import Confidence, StopRule
+from p2pfleet.core.model.job import MAX_SHARDS, Confidence, StopRule
 from p2pfleet.core.rules.certificate import missing
 from p2pfleet.core.rules.credibility import CHECKS_MAX
 from p2pfleet.core.wire.messages import RINGERS_MAX
@@ -66,6 +66,7 @@ class JobTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_s: Annotated[float, Meta(ge=0.001, le=86_400)] = 60.0
     lease_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
     window_s: Annotated[float, Meta(ge=0.1, le=3_600)] | None = None
+    shards: Annotated[int, Meta(ge=1, le=MAX_SHARDS)] | None = None
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

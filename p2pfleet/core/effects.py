@@ -259,7 +259,8 @@ class Send(_Effect, frozen=True, tag="Send"):
 
 
 class SendFrames(_Effect, frozen=True, tag="SendFrames"):
-    """Send ``peer`` the stored frames of an author's incarnation, from ``first`` below ``end``."""
+    """Send ``peer`` the stored frames of an author's incarnation in a shard, from ``first`` below
+    ``end``."""
 
     peer: PeerId
     job: JobId
@@ -267,6 +268,7 @@ class SendFrames(_Effect, frozen=True, tag="SendFrames"):
     incarnation: int
     first: int
     end: int
+    shard: int = 0
 
 
 class SendReceipts(_Effect, frozen=True, tag="SendReceipts"):
@@ -419,6 +421,7 @@ class Prove(_Effect, frozen=True, tag="Prove"):
     incarnation: int
     sequence: int
     other: Sealed
+    shard: int = 0
 
 
 class Compare(_Effect, frozen=True, tag="Compare"):

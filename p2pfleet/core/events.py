@@ -7,7 +7,13 @@ import msgspec
 from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, UnitRow, Withdrawn
 from p2pfleet.core.model.ids import Digest, JobId, PeerId
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.core.wire.messages import AuthorPosition, RevealItem, Ringer, RosterSummary
+from p2pfleet.core.wire.messages import (
+    AuthorPosition,
+    RevealItem,
+    Ringer,
+    RosterSummary,
+    ShardRow,
+)
 from p2pfleet.core.wire.verified import (
     VerifiedAcceptance,
     VerifiedAdmission,
@@ -164,13 +170,23 @@ class JobsSummaryReceived(_Event, frozen=True, tag="JobsSummaryReceived"):
 
 
 class FramesSummaryReceived(_Event, frozen=True, tag="FramesSummaryReceived"):
-    """``peer`` takes part in a job, holds these frames (and the trust snapshot of this number), and
-    asks for the others."""
+    """``peer`` holds these frames of a shard (and the trust snapshot of this number), and asks for
+    the others; ``serving``: it takes part in the shard."""
 
     peer: PeerId
     job: JobId
     positions: tuple[AuthorPosition, ...]
     snapshot: int = -1
+    shard: int = 0
+    serving: bool = True
+
+
+class ShardsSummaryReceived(_Event, frozen=True, tag="ShardsSummaryReceived"):
+    """``peer`` tells what it has heard of some shards of a job."""
+
+    peer: PeerId
+    job: JobId
+    rows: tuple[ShardRow, ...]
 
 
 class WantedReceived(_Event, frozen=True, tag="WantedReceived"):
@@ -441,6 +457,7 @@ Event = (
     | HelloReceived
     | JobsSummaryReceived
     | FramesSummaryReceived
+    | ShardsSummaryReceived
     | WantedReceived
     | ManifestReceived
     | ClosureReceived

@@ -357,6 +357,7 @@ class Driver:
             effect.incarnation,
             effect.sequence,
             effect.sequence + 1,
+            effect.shard,
         )
         if not stored:
             return
@@ -382,6 +383,7 @@ class Driver:
             effect.incarnation,
             effect.first,
             effect.end,
+            effect.shard,
         )
         for sealed in frames:
             self._send((effect.peer,), Deliver(sealed))

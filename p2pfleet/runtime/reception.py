@@ -40,6 +40,7 @@ from p2pfleet.core.events import (
     ReceiptReceived,
     RequirementReceived,
     RosterSummaryReceived,
+    ShardsSummaryReceived,
     SnapshotReceived,
     VersionsDiffer,
     WantedReceived,
@@ -58,6 +59,7 @@ from p2pfleet.core.wire.messages import (
     Message,
     Proof,
     RosterSummary,
+    ShardsSummary,
     Wanted,
 )
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION
@@ -217,7 +219,11 @@ def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
         case JobsSummary(open=open_jobs, closed=closed):
             return JobsSummaryReceived(peer, open_jobs, closed)
         case FramesSummary(job=job, positions=positions, snapshot=snapshot):
-            return FramesSummaryReceived(peer, job, positions, snapshot)
+            return FramesSummaryReceived(
+                peer, job, positions, snapshot, message.shard, message.serving
+            )
+        case ShardsSummary(job=job, rows=rows):
+            return ShardsSummaryReceived(peer, job, rows)
         case Wanted(job=job, units=units):
             return WantedReceived(peer, job, units)
         case RosterSummary():

@@ -32,7 +32,7 @@ from p2pfleet.core.wire.verified import (
 )
 from p2pfleet.sim.signatures import unseal
 
-FrameKey = tuple[JobId, PeerId, int, int]
+FrameKey = tuple[JobId, PeerId, int, int, int]
 
 
 class StoredJob:
@@ -140,7 +140,7 @@ class Disk:
             case ef.SaveFrame():
                 frame = _frame(write.frame).frame
                 assert frame.job == write.job, "a frame is saved under another job"
-                key = (frame.job, frame.author, frame.incarnation, frame.sequence)
+                key = (frame.job, frame.author, frame.shard, frame.incarnation, frame.sequence)
                 self.frames.setdefault(key, write.frame)
             case ef.SaveUnits():
                 units = self.jobs[write.job].units
@@ -266,7 +266,7 @@ class Disk:
 
     def frame_range(self, effect: ef.SendFrames) -> list[Sealed]:
         """The frames that an answer to a summary sends, by number."""
-        first = (effect.job, effect.author, effect.incarnation)
+        first = (effect.job, effect.author, effect.shard, effect.incarnation)
         keys = [(*first, number) for number in range(effect.first, effect.end)]
         return [self.frames[key] for key in keys if key in self.frames]
 
@@ -279,7 +279,7 @@ class Disk:
         """Whether a signed body is durable here (a peer record is made anew at every start)."""
         match unseal(sealed):
             case VerifiedFrame(frame=frame):
-                key = (frame.job, frame.author, frame.incarnation, frame.sequence)
+                key = (frame.job, frame.author, frame.shard, frame.incarnation, frame.sequence)
                 return self.frames.get(key) == sealed
             case VerifiedManifest(job=job):
                 return job in self.jobs

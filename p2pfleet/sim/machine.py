@@ -321,7 +321,7 @@ class Machine:
                 assert_never(act)
 
     def _prove(self, act: ef.Prove) -> None:
-        key = (act.job, act.author, act.incarnation, act.sequence)
+        key = (act.job, act.author, act.shard, act.incarnation, act.sequence)
         stored = self.disk.frames.get(key)
         if stored is not None:
             first, second = unseal(stored), unseal(act.other)

@@ -140,7 +140,11 @@ def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
         case ms.JobsSummary(open=open_jobs, closed=closed):
             return ev.JobsSummaryReceived(source, open_jobs, closed)
         case ms.FramesSummary(job=job, positions=positions, snapshot=snapshot):
-            return ev.FramesSummaryReceived(source, job, positions, snapshot)
+            return ev.FramesSummaryReceived(
+                source, job, positions, snapshot, message.shard, message.serving
+            )
+        case ms.ShardsSummary(job=job, rows=rows):
+            return ev.ShardsSummaryReceived(source, job, rows)
         case ms.Wanted(job=job, units=units):
             return ev.WantedReceived(source, job, units)
         case ms.Goodbye(oldest=oldest, newest=newest):

@@ -324,10 +324,10 @@ def sealed_bodies() -> Iterable[Case]:
     for about, changed, rule_ in (
         ("version 2 of a frame", ["p2pfleet/2/frame", *raw[1:]], "tag"),
         ("a frame of another domain", ["otherfleet/1/frame", *raw[1:]], "tag"),
-        ("a frame without entries", [*raw[:-1], []], "bound"),
+        ("a frame without entries", [*raw[:-2], [], 0], "bound"),
     ):
         yield _sealed(about, _signed(key, msgpack.packb(changed), SIGNATURE_PREFIX), rule_)
-    wide = bare[:-1] + b"\xcc\x01"
+    wide = bare[:-1] + b"\xcc\x00"
     yield _sealed("a body that is not canonical", _signed(key, wide, SIGNATURE_PREFIX), "canonical")
 
 

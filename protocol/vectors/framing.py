@@ -32,6 +32,7 @@ from p2pfleet.core.model.ids import (
 from p2pfleet.core.model.job import Trust
 from p2pfleet.core.model.network import network_id, network_terms
 from p2pfleet.core.rules import admission
+from p2pfleet.core.rules.shards import units_of
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
     Audit,
@@ -111,6 +112,22 @@ def job_frames() -> Iterable[Case]:
         ("ringers of a job without any", "reject ringers", MANIFEST, PUBLISHER, [RINGERS]),
     ):  # fmt: skip
         yield _frame(f"frame: {about}", verdict, manifest, signer, entries)
+    parted = replace(exact, shards=3)
+    first, second = (
+        units_of(parted.salt, parted.units, 3, shard)[0] for shard in (0, 1)
+    )  # fmt: skip
+    for about, verdict, shard, signer, entries in (
+        ("units of its shard", "accept", 1, ALICE, [Claim((second,)), commit(second)]),
+        ("a unit of another", "reject astray", 1, ALICE, [Claim((second, first))]),
+        ("a commitment to one", "reject astray", 0, ALICE, [Claim((first,)), commit(second)]),
+        ("a word on one", "reject astray", 0, PUBLISHER, [Audit(second, digest)]),
+        ("ringers wherever they are", "accept", 2, PUBLISHER, [RINGERS]),
+        ("blobs kept", "accept", 2, ALICE, [Keep(BLOBS[:1])]),
+        ("a shard that is not there", "reject shard", 3, ALICE, [Claim((first,))]),
+        ("another unit and another shard", "reject shard", 4_095, ALICE, [Claim((last + 1,))]),
+    ):  # fmt: skip
+        changed = {"shard": shard}
+        yield _frame(f"frame of a shard: {about}", verdict, parted, signer, entries, changed)
     elsewhere = {"network": network_id(OTHER_NETWORK)}
     yield _frame("frame: another network", "reject network", exact, ALICE, [Claim((0,))], elsewhere)
 

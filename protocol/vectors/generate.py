@@ -18,6 +18,7 @@ import crediting
 import framing
 import keeping
 import outcomes
+import parting
 import polls
 import refusals
 import speaking
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
         ("speaking", "transport.md", speaking.speaking()),
         ("swarm_keys", "closed-networks.md", closing.swarm_keys()),
         ("custody", "custody.md", keeping.custody()),
+        ("shards", "shards.md", parting.shards()),
     ):
         # A line a case: a change of the protocol shows as the lines that it changes.
         lines = ",\n".join(json.dumps(case) for case in cases)

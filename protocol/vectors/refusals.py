@@ -197,7 +197,8 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("body", written, (
             (1, b"", "bound"), (2, b"", "bound"), (3, b"", "bound"), (4, CLOCK, "bound"),
             (5, CLOCK, "bound"), (5, -1, "bound"), (6, [], "bound"), (6, [[]], "fields"),
-            (6, [[13, 1]], "tag"), (6, MISSING, "fields"))),
+            (6, [[13, 1]], "tag"), (7, 4_096, "bound"), (7, -1, "bound"),
+            (7, MISSING, "fields"))),
         ("entry", _named("a claim"), ((1, [], "bound"), (1, [1_000_000], "bound"),
                                       (1, MISSING, "fields"))),
         ("entry", _named("a release"), ((1, [], "bound"), (1, [1_000_000], "bound"))),
@@ -274,7 +275,14 @@ def _changed() -> Iterable[tuple[str, str, str, bytes]]:
         ("message", frames, ((1, b"", "bound"), (2, [[ID, 0]], "fields"),
                              (2, [[ID, CLOCK, 0]], "bound"), (2, [[ID, 0, CLOCK]], "bound"),
                              (2, [[b"", 0, 0]], "bound"), (3, -2, "bound"), (3, CLOCK, "bound"),
-                             (3, MISSING, "fields"))),
+                             (4, 4_096, "bound"), (4, -1, "bound"), (5, 1, "type"),
+                             (5, MISSING, "fields"))),
+        ("message", _named("a word on one shard"), (
+            (1, b"", "bound"), (2, [], "bound"), (2, [[0, 0, 0]], "fields"),
+            (2, [[4_096, 0, 0, 0]], "bound"), (2, [[0, 65_536, 0, 0]], "bound"),
+            (2, [[0, 0, 1_000_001, 0]], "bound"), (2, [[0, 0, 0, 3_601]], "bound"),
+            (2, [[1, 0, 0, 0], [0, 0, 0, 0]], "order"), (2, [[1, 0, 0, 0]] * 2, "order"),
+            (2, MISSING, "fields"))),
         ("message", wanted, (
             (1, bytes(31), "bound"), (1, long_hash, "bound"), (2, [], "bound"),
             (2, [1_000_000], "bound"), (2, [-1], "bound"), (2, [True], "type"), (2, 7, "type"),
@@ -339,7 +347,7 @@ def _long() -> Iterable[dict[str, Any]]:
         ("513 open jobs", "message", "bound",
          [["93a46a6f6273dc0201", 1], ["c420" + ID.hex(), 513], ["90", 1]]),
         ("1025 positions", "message", "bound",
-         [["94a66672616d6573c420" + ID.hex() + "dc0401", 1], position, ["ff", 1]]),
+         [["96a66672616d6573c420" + ID.hex() + "dc0401", 1], position, ["ff00c3", 1]]),
         ("1025 units wanted", "message", "bound",
          [["93a677616e746564c420" + ID.hex() + "dc0401", 1], ["07", 1025]]),
         ("1025 packs", "table", "bound", [["92dc0401", 1], ["c424" + "00" * 36, 1025], ["90", 1]]),
@@ -376,8 +384,9 @@ def _long() -> Iterable[dict[str, Any]]:
 
 def _frame_of(entries: int) -> list[list[Any]]:
     raw = msgpack.unpackb(encode(_named("a frame with an entry of each kind")))
-    head = msgpack.packb([*raw[:-1], []])[:-1]
-    return [[head.hex() + "dc" + entries.to_bytes(2, "big").hex(), 1], ["92029107", entries]]
+    head = msgpack.packb([*raw[:-2], [], 0])[:-2]
+    many = entries.to_bytes(2, "big").hex()
+    return [[head.hex() + "dc" + many, 1], ["92029107", entries], ["00", 1]]
 
 
 def _tensors(count: int) -> list[list[Any]]:

@@ -68,6 +68,8 @@ from p2pfleet.core.wire.messages import (
     RevealItem,
     Ringer,
     RosterSummary,
+    ShardRow,
+    ShardsSummary,
     Snapshot,
     Ticket,
     TicketRequest,
@@ -324,6 +326,11 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("message", "a frames summary", FramesSummary(JOB, (
         AuthorPosition(ALICE.peer, ISSUED_MS, 4), AuthorPosition(PeerId(BOB.peer), 0, 2**53 - 1)))),
     ("message", "a frames summary with a trust snapshot", FramesSummary(JOB, (), 2**53 - 1)),
+    ("message", "a frames summary of the last shard, for whoever asks", FramesSummary(
+        JOB, (), -1, 4_095, False)),
+    ("message", "a word on one shard", ShardsSummary(JOB, (ShardRow(0, 0, 0, 0),))),
+    ("message", "a word on 128 shards", ShardsSummary(JOB, tuple(
+        ShardRow(shard, 65_535, 1_000_000, 3_600) for shard in range(3_968, 4_096)))),
     ("message", "a proof", Proof(ALICE.seal(frame(ALICE, [REVEAL])),
                                  ALICE.seal(frame(ALICE, [REVEAL], 1)))),
     ("message", "deliver a trust snapshot", Deliver(PUBLISHER.seal(SNAPSHOT))),

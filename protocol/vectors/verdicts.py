@@ -180,7 +180,9 @@ def jobs() -> Iterable[Case]:
         ("expired by more", "expired", MANIFEST, False, expires + 120_001),
         ("two minutes early", "", MANIFEST, False, issued - 120_000),
         ("earlier", "future", MANIFEST, False, issued - 120_001),
-        ("two shards", "shards", replace(MANIFEST, shards=2), False, issued),
+        ("a unit for each shard", "", replace(MANIFEST, shards=MANIFEST.units), False, issued),
+        ("a shard more than units", "shards", replace(MANIFEST, shards=MANIFEST.units + 1), False,
+         issued),
     ]  # fmt: skip
     for about, check, manifest, elsewhere, wall_ms in manifests:
         home = PUZZLE_NETWORK if manifest.network == puzzling.network else NETWORK

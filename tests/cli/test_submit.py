@@ -50,6 +50,7 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_mb: int = 64
     lease_s: float = 30.0
     window_s: float | None = None
+    shards: int | None = None
     expires_h: float = 24.0
     strict: bool = False
 
@@ -197,6 +198,8 @@ def files(tmp_path: Path) -> Path:
         (("model.onnx", "in", "--lease-s", "inf"), "lease"),
         (("model.onnx", "in", "--window", "0.05"), "window"),
         (("model.onnx", "in", "--window", "3601"), "window"),
+        (("model.onnx", "in", "--shards", "0"), "shards"),
+        (("model.onnx", "in", "--shards", "4097"), "shards"),
         (("model.onnx", "in", "--window", "nan"), "--window"),
         (("model.onnx", "in", "--name", "a\x1bb"), "no name"),
         (("model.onnx", "in", "--name", ""), "no name"),
@@ -299,6 +302,9 @@ def test_how_long_volunteers_wait_for_each_other_is_asked_of_the_node(
     assert asked(node).window_s is None
     assert invoke("submit", "model.onnx", "in", "--window", "0.5").exit_code == 0
     assert asked(node).window_s == 0.5
+    assert asked(node).shards is None
+    assert invoke("submit", "model.onnx", "in", "--shards", "12").exit_code == 0
+    assert asked(node).shards == 12
     shown = " ".join(invoke("submit", "--help").output.split())
     assert "--window SECONDS" in shown
     assert "default: 5" in shown

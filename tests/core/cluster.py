@@ -200,8 +200,8 @@ class Cluster:
             case ef.SendFrames(peer=target, job=job):
                 for sealed in list(machine.disk.frames.get(job, {}).values()):
                     saved = unseal(sealed).frame
-                    key = (saved.author, saved.incarnation)
-                    if key == (effect.author, effect.incarnation) and (
+                    key = (saved.author, saved.incarnation, saved.shard)
+                    if key == (effect.author, effect.incarnation, effect.shard) and (
                         effect.first <= saved.sequence < effect.end
                     ):
                         self._send(machine, self.machines[target], ms.Deliver(sealed))
@@ -223,8 +223,10 @@ class Cluster:
             case ef.Prove(job=job):
                 for sealed in list(machine.disk.frames.get(job, {}).values()):
                     first = unseal(sealed)
-                    number = (first.author, first.frame.incarnation, first.frame.sequence)
-                    if number == (effect.author, effect.incarnation, effect.sequence):
+                    body = first.frame
+                    number = (body.author, body.incarnation, body.sequence, body.shard)
+                    wanted = (effect.author, effect.incarnation, effect.sequence, effect.shard)
+                    if number == wanted:
                         proof = ev.ProofReceived(machine.me, first, unseal(effect.other))
                         self._happen(machine, proof)
             case ef.Execute(job=job, unit=unit):
@@ -263,7 +265,8 @@ class Cluster:
                     self.happen(here, event(there.me))
 
     def _send(self, machine: Machine, there: Machine, message: ms.Message) -> None:
-        match decode(encode(message), ms.Message, MAX_MESSAGE_BYTES):
+        message = decode(encode(message), ms.Message, MAX_MESSAGE_BYTES)
+        match message:
             case ms.Hello(record=record):
                 # Opens a reliable stream and is not repeated: lost only with the connection.
                 return self._pass(machine, there, ev.HelloReceived(machine.me, unseal(record)), 0)
@@ -273,7 +276,10 @@ class Cluster:
             case ms.JobsSummary(open=open_, closed=closed):
                 event: ev.Event = ev.JobsSummaryReceived(machine.me, open_, closed)
             case ms.FramesSummary(job=job, positions=positions, snapshot=number):
-                event = ev.FramesSummaryReceived(machine.me, job, positions, number)
+                where = (message.shard, message.serving)
+                event = ev.FramesSummaryReceived(machine.me, job, positions, number, *where)
+            case ms.ShardsSummary(job=job, rows=rows):
+                event = ev.ShardsSummaryReceived(machine.me, job, rows)
             case ms.Wanted(job=job, units=units):
                 event = ev.WantedReceived(machine.me, job, units)
             case ms.Proof(first=first, second=second):

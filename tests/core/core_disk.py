@@ -64,7 +64,7 @@ class Disk:
                 frame = unseal(write.frame).frame
                 assert frame.job == write.job
                 numbers = self.numbers.setdefault(write.job, set())
-                number = (frame.author, frame.incarnation, frame.sequence)
+                number = (frame.author, frame.shard, frame.incarnation, frame.sequence)
                 if number not in numbers:  # of two frames of one number the first one is kept
                     numbers.add(number)
                     self.frames.setdefault(write.job, {})[FrameHash(write.frame.hash)] = write.frame

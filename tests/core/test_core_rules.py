@@ -214,10 +214,6 @@ def test_what_depends_on_the_receivers_clock_is_ignored_beyond_the_skew() -> Non
         assert isinstance(judge_manifest(body, TERMS, wall_ms), Ignore)
 
 
-def test_jobs_of_several_shards_are_ignored() -> None:
-    assert isinstance(judge_manifest(manifest(shards=2), TERMS, WALL_MS), Ignore)
-
-
 def test_only_the_publisher_closes_a_job_on_its_own_network() -> None:
     def closure(network: NetworkId, publisher: PeerId) -> Closure:
         return Closure(network, SAMPLE.job, publisher, True, WALL_MS)

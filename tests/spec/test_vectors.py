@@ -57,6 +57,7 @@ from p2pfleet.core.rules import (
     claims,
     commitment,
     reputation,
+    shards,
     sortition,
 )
 from p2pfleet.core.rules.consent import judge_requirement, version_at_least
@@ -473,6 +474,46 @@ def test_claims_follow_from_ranks_and_shares(case: Case) -> None:
             others = [peers[one] for one in numbers if one != number]
             gives_way = claims.gives_way(salt, case["unit"], peers[number], others, wanted)
             assert gives_way != stays
+
+
+@pytest.mark.parametrize("case", cases("shards"))
+def test_shards_and_who_serves_them_follow_from_the_salt(case: Case) -> None:
+    salt, shard = bytes.fromhex(case["salt"]), case.get("shard", 0)
+
+    def peer(text: str) -> PeerId:
+        return PeerId(bytes.fromhex(text))
+
+    match case["judged"]:
+        case "units":
+            units, count = case["units"], case["shards"]
+            assert list(shards.shuffle(salt, units)) == case["shuffle"]
+            parts = [shards.units_of(salt, units, count, one) for one in range(count)]
+            assert parts == case["parts"]
+            assert [shards.size_of(units, count, one) for one in range(count)] == [*map(len, parts)]
+            for one, part in enumerate(parts):
+                assert {shards.shard_of(salt, units, count, unit) for unit in part} == {one}
+        case "unit":
+            given = (case["units"], case["shards"], case["unit"])
+            assert shards.shard_of(salt, *given) == shard
+        case "order":
+            mine = peer(case["peer"])
+            assert shards.preference(salt, len(case["ranks"]), mine) == case["order"]
+            ranks = [shards.rank(salt, one, mine).hex() for one in range(len(case["ranks"]))]
+            assert ranks == case["ranks"]
+        case "full":
+            everybody = [peer(text) for text, _ in case["members"]]
+            for one, (_, stays) in zip(everybody, case["members"], strict=True):
+                mates = [mate for mate in everybody if mate != one]
+                assert shards.crowded_out(salt, shard, one, mates) != stays
+            assert [one.hex() for one in shards.keepers(salt, shard, everybody)] == case["keepers"]
+        case "called":
+            given = (case["lacking"], case["volunteers"], case["doublings"])
+            for text, called in case["peers"]:
+                assert shards.called(salt, shard, peer(text), *given) == called
+        case "starving":
+            assert shards.most_starving(salt, dict(case["members"])) == case["order"]
+        case judged:
+            raise AssertionError(judged)
 
 
 @pytest.mark.parametrize("case", cases("commitments"))

@@ -198,6 +198,27 @@ def jobs_records(connection: sqlite3.Connection) -> None:
     )
 
 
+def shards(connection: sqlite3.Connection) -> None:
+    """Version 9. Authors count their frames by shard. Before, every job had one shard."""
+    for statement in (
+        """CREATE TABLE frames_by_shard (
+            number INTEGER PRIMARY KEY,
+            job INTEGER NOT NULL REFERENCES jobs (number),
+            author INTEGER NOT NULL REFERENCES peers (number),
+            shard INTEGER NOT NULL,
+            incarnation INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            sealed BLOB NOT NULL,
+            UNIQUE (job, author, shard, incarnation, sequence)
+        )""",
+        "INSERT INTO frames_by_shard"
+        " SELECT number, job, author, 0, incarnation, sequence, sealed FROM frames ORDER BY number",
+        "DROP TABLE frames",
+        "ALTER TABLE frames_by_shard RENAME TO frames",
+    ):
+        connection.execute(statement)
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     first_tables,
     requirement,
@@ -207,6 +228,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     withdrawn,
     closed_networks,
     jobs_records,
+    shards,
 )
 
 STORE = DatabaseKind(

@@ -190,14 +190,16 @@ class SqliteStore:
         return [self._sealed(sealed) for (sealed,) in rows]
 
     def frame_range(
-        self, job: JobId, author: PeerId, incarnation: int, first: int, end: int
+        self, job: JobId, author: PeerId, incarnation: int, first: int, end: int, shard: int = 0
     ) -> list[Sealed]:
-        """The frames of one author's incarnation from number ``first`` below ``end``."""
+        """The frames of one author's incarnation in a shard, from number ``first`` below
+        ``end``."""
         rows = self._database.rows(
             "SELECT sealed FROM frames WHERE job = (SELECT number FROM jobs WHERE job = ?)"
             " AND author = (SELECT number FROM peers WHERE peer = ?)"
-            " AND incarnation = ? AND sequence >= ? AND sequence < ? ORDER BY sequence",
-            (job, author, incarnation, first, end),
+            " AND shard = ? AND incarnation = ? AND sequence >= ? AND sequence < ?"
+            " ORDER BY sequence",
+            (job, author, shard, incarnation, first, end),
         )
         return [self._sealed(sealed) for (sealed,) in rows]
 

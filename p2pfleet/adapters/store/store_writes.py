@@ -40,14 +40,16 @@ from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 
 
 class _FrameHead(msgspec.Struct, frozen=True, array_like=True, tag="p2pfleet/1/frame"):
-    """The first fields of a frame. The frame was verified when it came; its entries, which can
-    be a thousand, are skipped here instead of decoded once more."""
+    """Where a frame stands. The frame was verified when it came; its entries, which can be a
+    thousand, are skipped here instead of decoded once more."""
 
     network: bytes
     job: bytes
     author: bytes
     incarnation: int
     sequence: int
+    entries: msgspec.Raw
+    shard: int
 
 
 class SeedData(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -96,15 +98,19 @@ def _save_frames(connection: sqlite3.Connection, writes: Sequence[SaveFrame]) ->
             raise AssertionError(f"a frame of job {head.job.hex()} is saved under another")
     _number_peers(connection, (head.author for head in heads))
     connection.executemany(
-        "INSERT INTO frames (job, author, incarnation, sequence, sealed)"
+        "INSERT INTO frames (job, author, shard, incarnation, sequence, sealed)"
         " VALUES ((SELECT number FROM jobs WHERE job = ?),"
-        "  (SELECT number FROM peers WHERE peer = ?), ?, ?, ?)"
-        " ON CONFLICT (job, author, incarnation, sequence) DO NOTHING",
+        "  (SELECT number FROM peers WHERE peer = ?), ?, ?, ?, ?)"
+        " ON CONFLICT (job, author, shard, incarnation, sequence) DO NOTHING",
         [
-            (head.job, head.author, head.incarnation, head.sequence, codec.encode(write.frame))
+            (*_place(head), codec.encode(write.frame))
             for head, write in zip(heads, writes, strict=True)
         ],
     )
+
+
+def _place(head: _FrameHead) -> tuple[bytes, bytes, int, int, int]:
+    return head.job, head.author, head.shard, head.incarnation, head.sequence
 
 
 def _head(frame: Sealed) -> _FrameHead:

@@ -1,4 +1,4 @@
-"""Which frames of a job are here, so that two peers can tell each other what is missing."""
+"""Which frames of a shard are here, so that two peers can tell each other what is missing."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class FrameLog(msgspec.Struct):
     """
 
     job: JobId
+    shard: int = 0
     next: dict[tuple[PeerId, int], int] = {}
     ahead: dict[tuple[PeerId, int], list[int]] = {}
     entries: dict[PeerId, int] = {}
@@ -98,7 +99,8 @@ class FrameLog(msgspec.Struct):
             if first >= end:
                 continue
             room -= end - first
-            replies.append(SendFrames(peer, self.job, author, incarnation, first, end))
+            found = SendFrames(peer, self.job, author, incarnation, first, end, self.shard)
+            replies.append(found)
             if room <= 0:
                 break
         return replies

@@ -15,10 +15,25 @@ from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.machines.shards import Around, Shards
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
+from p2pfleet.core.rules.admission import named_units
+from p2pfleet.core.rules.shards import size_of
 from p2pfleet.core.wire.codec import decode, encode
-from p2pfleet.core.wire.messages import Certificate, Entry, Frame, FramesSummary, Manifest, Sealed
+from p2pfleet.core.wire.messages import (
+    Certificate,
+    Claim,
+    Entry,
+    Frame,
+    FramesSummary,
+    Manifest,
+    OpenRingers,
+    Release,
+    Sealed,
+    ShardsSummary,
+    Wanted,
+)
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
 
@@ -28,6 +43,8 @@ SUMMARY_MS = 5_000
 ASK_BACK_MS = 600  # the other side answers every half second
 FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
+PAIRS_A_TURN = 8
+HELD_TOLD = 64
 SNAPSHOT_BYTES_MAX = 4 * 2**20
 """What all trust snapshots of a job that is not this node's own may take; they are all kept."""
 
@@ -56,26 +73,28 @@ class Ended(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct):
     """An open job, its frames and its units.
 
-    ``retired`` is what the node did as a volunteer, while it has left the job; ``shared`` the
-    answer of :meth:`sharing` for ``shared_with``.
+    ``logs``, ``outbox`` and ``sequences`` are by shard. ``retired`` is what the node did as a
+    volunteer, while it has left the job; ``shared`` the answer of :meth:`sharing` for
+    ``shared_with``.
     """
 
     id: JobId
     sealed: VerifiedManifest
     own: bool
     settlement: Settlement
-    log: FrameLog
+    shards: Shards
     custody: Custody
+    logs: dict[int, FrameLog] = {}
     snapshot: VerifiedSnapshot | None = None
     snapshot_bytes: int = 0
     reason: str = ""
     participants: dict[PeerId, bool] = {}
-    outbox: list[Entry] = []
+    outbox: dict[int, list[Entry]] = {}
     flush_at: Millis | None = None
-    sequence: int = 0
+    sequences: dict[int, int] = {}
     summary_at: Millis | None = None
     summary_turn: int = 0
-    asked_at: dict[PeerId, Millis] = {}
+    asked_at: dict[tuple[PeerId, int], Millis] = {}
     first_seen: Millis = Millis(0)
     volunteer: Volunteer | None = None
     retired: Volunteer | None = None
@@ -94,9 +113,23 @@ class Job(msgspec.Struct):
 
     def admit(self, frame: VerifiedFrame, wall_ms: int, bounded: bool) -> str | None:
         """Why a frame is not taken, or ``None``: then it is counted as here."""
-        manifest = self.sealed.manifest
-        leases = max(0, wall_ms - manifest.issued_ms) // manifest.lease_ms
-        return self.log.admit(frame, manifest.units, leases, bounded)
+        terms, shard = self.sealed.manifest, frame.frame.shard
+        leases = max(0, wall_ms - terms.issued_ms) // terms.lease_ms
+        return self.log(shard).admit(
+            frame, size_of(terms.units, terms.shards, shard), leases, bounded
+        )
+
+    def log(self, shard: int) -> FrameLog:
+        """Which frames of a shard are here."""
+        found = self.logs.get(shard)
+        if found is None:
+            found = self.logs[shard] = FrameLog(self.id, shard)
+            self.shards.known[shard] = True
+        return found
+
+    def takes(self, shard: int) -> bool:
+        """Whether frames of a shard are taken in here: the publisher takes all."""
+        return self.publisher is not None or shard in self.shards.served
 
     def restore(self, units: tuple[UnitRow, ...], snapshots: tuple[VerifiedSnapshot, ...]) -> None:
         """Take the ledger up again as the store has it."""
@@ -172,23 +205,41 @@ class Job(msgspec.Struct):
         """How many others take part, the publisher not counted."""
         return sum(peer != self.manifest.publisher for peer in self.participants)
 
-    def join(self, peer: PeerId) -> None:
-        """``peer`` takes part in this job."""
-        if peer not in self.participants and len(self.participants) < PARTICIPANTS_MAX:
+    def join(self, peer: PeerId, shard: int | None = None) -> bool:
+        """``peer`` takes part in this job, and serves a shard; whether that is news."""
+        if peer not in self.participants:
+            if len(self.participants) >= PARTICIPANTS_MAX:
+                return False
             self.participants[peer] = True
             self.shared_with = None
+        if shard is None or self.sealed.manifest.shards == 1 or peer == self.manifest.publisher:
+            return False
+        return self.shards.joined(peer, shard)
+
+    def kept_by(self, peer: PeerId, shard: int) -> bool:
+        """``peer`` keeps the frames of a shard without serving it; whether that is news."""
+        self.join(peer)
+        return self.manifest.shards > 1 and self.shards.left(peer, shard)
 
     def left(self, peer: PeerId) -> None:
         """``peer`` is not here any more."""
         self.participants.pop(peer, None)
-        self.asked_at.pop(peer, None)
         self.shared_with = None
+        self.shards.gone(peer)
+        if self.manifest.shards == 1:
+            self.asked_at.pop((peer, 0), None)
+        else:
+            self.asked_at = {key: at for key, at in self.asked_at.items() if key[0] != peer}
 
     def sharing(self, volunteers: tuple[PeerId, ...], me: PeerId) -> int:
-        """How many share the job's work, ``me`` among them: ``volunteers`` and participants.
+        """How many share the work that this node does, ``me`` among them: ``volunteers`` and
+        participants, or of several shards those who serve the same.
 
         The answer holds until either changes; an unchanged tuple of volunteers is the same object.
         """
+        if self.sealed.manifest.shards > 1:
+            groups = (self.shards.members.get(shard, {}) for shard in self.shards.served)
+            return 1 + len({peer for group in groups for peer in group})
         if self.shared_with is not volunteers:
             others = {*volunteers, *self.participants}
             self.shared = len(others - {me, self.manifest.publisher}) + 1
@@ -200,31 +251,63 @@ class Job(msgspec.Struct):
         participants, publisher = self.participants, self.sealed.manifest.publisher
         return tuple([peer for peer in here if peer in participants or peer == publisher])
 
+    def mates(self, shard: int, here: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """Those who are here and want the frames of a shard: who serves it, and the publisher."""
+        if self.manifest.shards == 1:
+            return self.others(here)
+        group, publisher = self.shards.members.get(shard, {}), self.manifest.publisher
+        return tuple(peer for peer in here if peer in group or peer == publisher)
+
     def write(self, entries: list[Entry], now: Millis) -> None:
-        """Put entries into the next frame, which leaves within FLUSH_MS."""
-        if entries:
-            self.outbox.extend(entries)
-            if self.flush_at is None:
-                self.flush_at = Millis(now + FLUSH_MS)
+        """Put entries into the next frame of their shard, which leaves within FLUSH_MS."""
+        if not entries:
+            return
+        if self.manifest.shards == 1:
+            self.outbox.setdefault(0, []).extend(entries)
+        else:
+            for entry in entries:
+                for shard, part in self._by_shard(entry):
+                    self.outbox.setdefault(shard, []).append(part)
+        if self.flush_at is None:
+            self.flush_at = Millis(now + FLUSH_MS)
+
+    def _by_shard(self, entry: Entry) -> list[tuple[int, Entry]]:
+        """An entry, in parts of one shard each; what is about blobs goes to the home shard."""
+        if isinstance(entry, OpenRingers):
+            return [(0, entry)]
+        units = named_units(entry)
+        if not units:
+            home = self.shards.home
+            return [(min(self.logs, default=0) if home is None else home, entry)]
+        if not isinstance(entry, Claim | Release):
+            return [(self.settlement.shard(units[0]), entry)]
+        parts: dict[int, list[int]] = {}
+        for number in units:
+            parts.setdefault(self.settlement.shard(number), []).append(number)
+        kind = type(entry)
+        return [(shard, kind(tuple(numbers))) for shard, numbers in sorted(parts.items())]
 
     def flush(self, me: PeerId, incarnation: int) -> list[Effect]:
         """Sign what has been written, in frames within their bounds."""
         effects: list[Effect] = []
         self.flush_at = None
-        while self.outbox:
-            size = 256
-            count = 0
-            for entry in self.outbox[:FRAME_ENTRIES_MAX]:
-                size += len(encode(entry))
-                if size > MAX_FRAME_BYTES:
-                    break
-                count += 1
-            entries, self.outbox = self.outbox[:count], self.outbox[count:]
-            body = Frame(
-                self.manifest.network, self.id, me, incarnation, self.sequence, tuple(entries)
-            )
-            self.sequence += 1
-            effects.append(Sign(body))
+        waiting, self.outbox = self.outbox, {}
+        for shard in sorted(waiting):
+            left = waiting[shard]
+            while left:
+                size = 256
+                count = 0
+                for entry in left[:FRAME_ENTRIES_MAX]:
+                    size += len(encode(entry))
+                    if size > MAX_FRAME_BYTES:
+                        break
+                    count += 1
+                entries, left = left[:count], left[count:]
+                number = self.sequences.get(shard, 0)
+                self.sequences[shard] = number + 1
+                place = (me, incarnation, number)
+                terms = self.manifest
+                effects.append(Sign(Frame(terms.network, self.id, *place, tuple(entries), shard)))
         return effects
 
     def release(self, me: PeerId, incarnation: int, now: Millis) -> list[Effect]:
@@ -246,32 +329,114 @@ class Job(msgspec.Struct):
         self.retired, self.volunteer = self.volunteer, None
         return [*effects, ShutJob(self.id, keep=True)]
 
-    def summary(self) -> FramesSummary:
-        """What is here of this job, for others."""
-        return FramesSummary(self.id, self.log.positions(), self.settlement.snapshot_number)
+    def summary(self, shard: int) -> FramesSummary:
+        """What is here of a shard, for others."""
+        positions = self.logs[shard].positions() if shard in self.logs else ()
+        number = self.settlement.snapshot_number
+        return FramesSummary(self.id, positions, number, shard, self.takes(shard))
+
+    def introduce(self, peers: tuple[PeerId, ...]) -> list[Effect]:
+        """Tell peers that are new here which shards this node serves. The publisher waits to be
+        told what a peer has; and it is told of all that is kept here."""
+        if not peers or (self.publisher is not None and self.manifest.shards > 1):
+            return []
+        effects: list[Effect] = [Send(peers, self.summary(shard)) for shard in self.shards.served]
+        if self.manifest.publisher in peers:
+            kept = [shard for shard in self.logs if shard not in self.shards.served]
+            for shard in kept[-HELD_TOLD:]:
+                effects.append(Send((self.manifest.publisher,), self.summary(shard)))
+        return effects
 
     def summarize(self, here: Sequence[PeerId], now: Millis) -> list[Effect]:
-        """Now and then, tell two others what is here, in turn, so that nothing stays lost."""
+        """Now and then, tell two others of each shard what is here, in turn, so that nothing stays
+        lost; the publisher tells those who are here, each of a shard that it has."""
         self.summary_at = Millis(now + SUMMARY_MS)
-        others = self.others(here)
-        if not others:
-            return []
-        picked = {others[(self.summary_turn + step) % len(others)] for step in (0, 1)}
+        effects: list[Effect] = []
+        if self.publisher is not None and self.manifest.shards > 1:
+            serves, holds = self.shards.serves, self.shards.holds
+            pairs = [(p, s) for p in here for s in (*serves.get(p, ()), *holds.get(p, ()))]
+            for step in range(min(PAIRS_A_TURN, len(pairs))):
+                peer, shard = pairs[(self.summary_turn + step) % len(pairs)]
+                effects.append(Send((peer,), self.summary(shard)))
+            self.summary_turn += PAIRS_A_TURN
+            return effects
+        for shard in self.shards.served:
+            others = self.mates(shard, here)
+            if others:
+                turns = (self.summary_turn, self.summary_turn + 1)
+                picked = {others[turn % len(others)] for turn in turns}
+                effects.append(Send(tuple(sorted(picked)), self.summary(shard)))
         self.summary_turn += 2
-        return [Send(tuple(sorted(picked)), self.summary())]
+        return effects
+
+    def want(self, numbers: tuple[int, ...], here: Sequence[PeerId]) -> list[Effect]:
+        """As the publisher, say which units want one more replica, to those who can see to it."""
+        if self.manifest.shards == 1:
+            others = self.others(here)
+            return [Send(others, Wanted(self.id, numbers))] if numbers and others else []
+        parts: dict[int, list[int]] = {}
+        for number in numbers:
+            parts.setdefault(self.settlement.shard(number), []).append(number)
+        effects: list[Effect] = []
+        for shard, units in sorted(parts.items()):
+            group = {**self.shards.members.get(shard, {}), **self.shards.holders.get(shard, {})}
+            others = tuple(peer for peer in here if peer in group)
+            if others:
+                effects.append(Send(others, Wanted(self.id, tuple(units))))
+        return effects
+
+    def recalled(self, numbers: tuple[int, ...], now: Millis) -> list[int]:
+        """The publisher wants more of these units: those of shards that are known here."""
+        if self.manifest.shards == 1:
+            return list(numbers)
+        mine = []
+        for number in numbers:
+            shard = self.settlement.shard(number) if number < self.manifest.units else -1
+            if shard in self.shards.known:
+                if shard not in self.shards.served or not self.settlement.undecided(shard):
+                    self.shards.recall(shard, now)
+                mine.append(number)
+        return mine
+
+    def look(self, now: Millis) -> tuple[list[int], list[int]]:
+        """See which shards to serve now: those that are new, and those that are left."""
+        volunteer, settlement = self.volunteer, self.settlement
+        assert volunteer is not None
+        owing = volunteer.owing(settlement)
+        near = Around(
+            need=settlement.at_first,
+            undecided=settlement.undecided,
+            free=lambda shard: shard not in owing and volunteer.rescan_at is not None,
+        )
+        joined, left = self.shards.look(near, now)
+        if joined or left:
+            volunteer.serve(settlement, self.shards.served)
+        return joined, left
+
+    def tell_shards(self, now: Millis) -> ShardsSummary | None:
+        """What to tell of the shards of this job, if it has several and this node takes part."""
+        if self.manifest.shards == 1 or not self.joined:
+            return None
+        settlement = self.settlement
+        return self.shards.tell(self.id, settlement.undecided, settlement.at_first, now)
 
     def ask_back(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
         """Something of the frame's author was lost on the way: ask whoever sent it, at once.
 
         Claims and votes that come seconds late cost everybody executions.
         """
-        if not self.log.ahead:
+        shard = frame.frame.shard
+        ahead = self.log(shard).ahead
+        if not ahead or (frame.author, frame.frame.incarnation) not in ahead:
             return []
-        key = (frame.author, frame.frame.incarnation)
-        if key not in self.log.ahead or now - self.asked_at.get(source, -ASK_BACK_MS) < ASK_BACK_MS:
+        return self.tell_once(source, shard, now)
+
+    def tell_once(self, peer: PeerId, shard: int, now: Millis) -> list[Effect]:
+        """Tell a peer what is here of a shard, unless that was done a moment ago."""
+        if now - self.asked_at.get((peer, shard), -ASK_BACK_MS) < ASK_BACK_MS:
             return []
-        self.asked_at[source] = now
-        return [Send((source,), self.summary())]
+        self.asked_at[peer, shard] = now
+        return [Send((peer,), self.summary(shard))]
 
     def deadlines(self, paused: bool) -> list[Millis | None]:
         """When this job wants to be ticked: the first of these, ``None`` being never."""
@@ -285,6 +450,8 @@ class Job(msgspec.Struct):
             joined = True
         if joined:
             times.append(self.summary_at)
+            if self.publisher is None and self.sealed.manifest.shards > 1:
+                times.append(self.shards.look_at)
             times.append(self.custody.deadline())
             times.extend(self.settlement.later.values())
         return times

@@ -42,7 +42,6 @@ from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.directory import Directory
-from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.job import Ended, Job
 from p2pfleet.core.machines.judge import POISONED, Judge
 from p2pfleet.core.machines.leases import GRACE_MS, HEARSAY_MS
@@ -60,6 +59,7 @@ from p2pfleet.core.machines.rounds import (
     volunteer_round,
 )
 from p2pfleet.core.machines.settlement import Corner, Settlement
+from p2pfleet.core.machines.shards import Shards
 from p2pfleet.core.machines.skew import FRESH_MS, Skew
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
@@ -94,7 +94,6 @@ from p2pfleet.core.wire.messages import (
     Reveal,
     Sealed,
     Snapshot,
-    Wanted,
 )
 from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
 from p2pfleet.core.wire.versions import goodbye
@@ -293,8 +292,20 @@ class Node(msgspec.Struct):
                 if not self.membership.here(event.peer):
                     return []
                 return self.repair.answer_frames(
-                    self.book, event.peer, event.job, event.positions, event.snapshot, now
+                    self.book,
+                    event.peer,
+                    event.job,
+                    event.positions,
+                    event.snapshot,
+                    now,
+                    event.shard,
+                    event.serving,
                 )
+            case ev.ShardsSummaryReceived(peer=peer, job=job_id, rows=rows):
+                job = self.jobs.get(job_id)
+                if job is not None and self.membership.here(peer):
+                    job.shards.hear(rows, now)
+                return []
             case ev.WantedReceived():
                 return self._wanted(event, now)
             case ev.RecordSigned(record=record):
@@ -532,7 +543,7 @@ class Node(msgspec.Struct):
         effects.extend(self.directory.greet(event.peer))
         for job in self.jobs.values():
             if job.joined:
-                effects.append(Send((event.peer,), job.summary()))
+                effects.extend(job.introduce((event.peer,)))
             if job.publisher is not None:
                 job.publisher.peer_came()
             elif job.volunteer is not None and job.volunteer.open_at is not None:
@@ -546,7 +557,7 @@ class Node(msgspec.Struct):
             return []
         if event.peer != job.manifest.publisher:
             return [Report(event.peer, Reject("only its publisher says what a job wants"))]
-        job.settlement.ask(event.units)
+        job.settlement.ask(job.recalled(event.units, now))
         job.volunteer.rescan_at = None
         return self._advance(job, now)
 
@@ -630,7 +641,7 @@ class Node(msgspec.Struct):
             sealed=sealed,
             own=own,
             settlement=Settlement.create(sealed.job, sealed.manifest, now, judge=own),
-            log=FrameLog(sealed.job),
+            shards=Shards.create(self.me, sealed.manifest, now),
             custody=Custody.create(self.me, self.coin),
             summary_at=now,
             first_seen=now,
@@ -686,7 +697,7 @@ class Node(msgspec.Struct):
             here = self.membership.present()
             if here:
                 effects.append(Send(tuple(here), Deliver(sealed.sealed)))
-                effects.append(Send(tuple(here), job.summary()))
+                effects.extend(job.introduce(here))
         else:
             effects.append(Report(source, Accept()))
             if self.membership.here(source):
@@ -716,9 +727,7 @@ class Node(msgspec.Struct):
         if self.membership.here(source):
             job.join(source)
         effects: list[Effect] = [SaveJob(job.id, sealed.sealed, True), Report(source, Accept())]
-        here = self.membership.present()
-        if here:
-            effects.append(Send(here, job.summary()))
+        effects.extend(job.introduce(self.membership.present()))
         return effects + self._advance(job, now)
 
     def _jobs_record(self, event: ev.JobsRecordReceived, now: Millis) -> list[Effect]:
@@ -755,10 +764,11 @@ class Node(msgspec.Struct):
             return job.publisher.judge.job_opened(job.settlement) + self._advance(job, now)
         if job is None or job.volunteer is None:
             return []
-        here = self.membership.present()
         effects = job.volunteer.opened_job(job.settlement, now, self._sources(job))
-        if here:
-            effects.append(Send(tuple(here), job.summary()))
+        if job.manifest.shards > 1:
+            effects.extend(self._look(job, now))
+        else:
+            effects.extend(job.introduce(self.membership.present()))
         return effects + self._advance(job, now)
 
     def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:
@@ -838,21 +848,24 @@ class Node(msgspec.Struct):
         verdict = judge_frame(frame.frame, job.sealed.manifest, self.membership.terms)
         if not isinstance(verdict, Accept):
             return [Report(source, verdict)]
-        author = frame.frame.author
+        body = frame.frame
+        author, shard = body.author, body.shard
         own = author == self.me
+        if not own and not job.takes(shard):  # it was served a moment ago, or somebody is mistaken
+            return [] if shard not in job.logs else job.tell_once(source, shard, now)
         if job.admit(frame, self.wall_ms(now), bounded=not own) is not None:
-            if own or not job.log.differs(frame):
+            if own or not job.log(shard).differs(frame):
                 return []
             place = (frame.frame.incarnation, frame.frame.sequence)
-            return [Prove(job.id, frame.author, *place, frame.sealed)]
+            return [Prove(job.id, frame.author, *place, frame.sealed, shard)]
         effects: list[Effect] = [SaveFrame(job.id, frame.sealed)]
         if not told:
-            others = job.others(self.membership.present())
+            others = job.mates(shard, self.membership.present())
             if others:
                 effects.append(Send(others, Deliver(frame.sealed)))
         else:
             if self.membership.here(author):
-                job.join(author)
+                job.join(author, shard if source == author else None)
             job.settlement.leases.heard_of(author, now)
             effects.extend(job.ask_back(source, frame, now))
             if source == author:
@@ -876,7 +889,7 @@ class Node(msgspec.Struct):
         effects.extend(rows(job, outcome))
         for one in () if own else outcome.faults:
             place = (one.place.incarnation, one.place.sequence)
-            effects.append(Prove(job.id, one.author, *place, frame.sealed))
+            effects.append(Prove(job.id, one.author, *place, frame.sealed, one.place.shard))
         effects.extend(self._advance(job, now))
         return effects
 
@@ -889,7 +902,7 @@ class Node(msgspec.Struct):
         if frame.frame.incarnation >= self.incarnation:
             self.incarnation = frame.frame.incarnation + 1
             for job in self.jobs.values():
-                job.sequence = 0
+                job.sequences.clear()
 
     @property
     def _corner(self) -> Corner | None:
@@ -908,7 +921,8 @@ class Node(msgspec.Struct):
             return []
         if sha256(self.coin + frame.hash)[0] % RETELL_ONE_IN:
             return []
-        others = [p for p in job.others(self.membership.present()) if p != frame.author]
+        mates = job.mates(frame.frame.shard, self.membership.present())
+        others = [peer for peer in mates if peer != frame.author]
         if not others:
             return []
         following = next((peer for peer in others if peer > self.me), others[0])
@@ -1161,6 +1175,22 @@ class Node(msgspec.Struct):
         terms = self.membership.terms
         return self.ledger.received(event.source, event.receipt, self.me, manifest, terms)
 
+    def _look(self, job: Job, now: Millis) -> list[Effect]:
+        """See which shards of a job this node serves, and tell those who are concerned."""
+        if job.volunteer is None or not job.volunteer.open or job.manifest.shards == 1:
+            return []
+        joined, left = job.look(now)
+        here = self.membership.present()
+        effects = []
+        for shard in left:
+            mates = job.mates(shard, here)
+            if mates:
+                effects.append(Send(mates, job.summary(shard)))
+        for shard in joined:
+            if here:
+                effects.append(Send(here, job.summary(shard)))
+        return [*effects, *(self._advance(job, now) if joined or left else [])]
+
     # ---- time --------------------------------------------------------------------------------
 
     def _stop(self, now: Millis) -> list[Effect]:
@@ -1222,6 +1252,11 @@ class Node(msgspec.Struct):
                 if self.roster.closed:
                     effects.append(Send(picked, self.roster.summary()))
                 effects.append(Send(picked, self.repair.known_jobs(self.book)))
+                effects.extend(
+                    Send(picked, told)
+                    for job in self.jobs.values()
+                    if (told := job.tell_shards(now)) is not None
+                )
                 effects.extend(self.ledger.remind(picked[0]))
                 if self.proofs:  # in turn as well: each of them may have been lost
                     effects.append(Send(picked, self._proof_in_turn(len(here))))
@@ -1246,10 +1281,10 @@ class Node(msgspec.Struct):
                 if job.publisher is not None:
                     counting = counts(job, self.standing)
                     wants = job.publisher.wants(job.settlement, job.summary_turn, now, counting)
-                others = job.others(here)
-                if wants and others:
-                    effects.append(Send(others, Wanted(job.id, wants)))
+                effects.extend(job.want(wants, here))
                 effects.extend(job.summarize(here, now))
+            if job.joined and job.shards.look_at is not None and job.shards.look_at <= now:
+                effects.extend(self._look(job, now))
             effects.extend(self._advance(job, now))
         return effects
 

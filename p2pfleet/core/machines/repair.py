@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, Send
+from p2pfleet.core.effects import Effect, Report, Send
+from p2pfleet.core.errors import Reject
 from p2pfleet.core.machines.book import JOBS_MAX, Book
 from p2pfleet.core.model.ids import JobId, Millis, PeerId
 from p2pfleet.core.wire.messages import AuthorPosition, Deliver, JobsSummary
 
 ANSWER_EVERY_MS = 500
 ENDED_TOLD = 64
+SUBJECTS = 16
 _JOBS = b""
 
 
 class Repair(msgspec.Struct):
-    """When each peer was last answered, by subject: a job's id, or nothing for the list of jobs."""
+    """When each peer was last answered, by subject: a job's id with the last bits of a shard's
+    number, or nothing for the list of jobs."""
 
     answered: dict[tuple[PeerId, bytes], Millis] = {}
 
@@ -30,7 +33,7 @@ class Repair(msgspec.Struct):
 
     def forget_job(self, job: JobId) -> None:
         """The job has ended."""
-        self.answered = {key: at for key, at in self.answered.items() if key[1] != job}
+        self.answered = {key: at for key, at in self.answered.items() if key[1][: len(job)] != job}
 
     def _due(self, peer: PeerId, subject: bytes, now: Millis) -> bool:
         last = self.answered.get((peer, subject))
@@ -77,18 +80,27 @@ class Repair(msgspec.Struct):
         positions: tuple[AuthorPosition, ...],
         snapshot: int,
         now: Millis,
+        shard: int = 0,
+        serving: bool = True,
     ) -> list[Effect]:
-        """Frames of a job that the peer lacks, and a newer trust snapshot; the job's end; or that
-        we lack the job itself."""
+        """Frames of a shard that the peer lacks, and a newer trust snapshot; what we have of it, if
+        the peer is new there; the job's end; or that we lack the job itself."""
         job = book.open.get(job_id)
-        if not self._due(peer, _JOBS if job is None else job_id, now):
+        if job is not None and shard >= job.manifest.shards:
+            return [Report(peer, Reject("the summary names a shard that the job does not have"))]
+        subject = _JOBS if job is None else job_id + bytes([shard % SUBJECTS])
+        if not self._due(peer, subject, now):
             return []
         if job is not None:
-            job.join(peer)
             effects: list[Effect] = []
+            news = job.join(peer, shard) if serving else job.kept_by(peer, shard)
+            if news and job.joined and (job.takes(shard) or shard in job.logs):
+                effects.extend(job.tell_once(peer, shard, now))
             if job.snapshot is not None and job.snapshot.snapshot.number > snapshot:
                 effects.append(Send((peer,), Deliver(job.snapshot.sealed)))
-            return [*effects, *job.log.missing(peer, positions)]
+            if shard not in job.logs:
+                return effects
+            return [*effects, *job.logs[shard].missing(peer, positions)]
         ended = book.ended.get(job_id)
         if ended is not None and ended.closure is not None:
             return [Send((peer,), Deliver(ended.closure))]

@@ -25,7 +25,7 @@ from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, FrameHash, JobId, Millis, PeerId
 from p2pfleet.core.model.job import FixedQuorum
 from p2pfleet.core.rules import certificate as rule
-from p2pfleet.core.rules import sortition
+from p2pfleet.core.rules import shards, sortition
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
     Audit,
@@ -47,6 +47,7 @@ DEBT_WINDOWS = 4
 ENDORSED_BY_MS = 30_000
 IN_VAIN_MS = 60_000
 ATTEMPT_MAX = 255
+DECIDED = ("certified", "settled", "failed")
 
 Counts = Callable[[PeerId], bool]
 Corner = Callable[[PeerId, Sequence[PeerId]], bool]
@@ -97,7 +98,8 @@ class Settlement(msgspec.Struct):
     wants that nobody has answered yet, ``of_newcomers`` the same without a snapshot. ``trusting``
     says whether there is a trust snapshot that weighs votes, so that newcomers count less: by a
     fixed quorum all count alike, whatever the manifest names; volunteers of such a job do not even
-    have the snapshot, and have to come to what its publisher does.
+    have the snapshot, and have to come to what its publisher does. ``decided`` counts by shard the
+    units that are certified, settled or failed; ``latest`` is by author and shard.
     """
 
     job: JobId
@@ -107,7 +109,8 @@ class Settlement(msgspec.Struct):
     judge: bool = False
     units: dict[int, Unit] = {}
     tally: dict[str, int] = {}
-    latest: dict[PeerId, Place] = {}
+    decided: dict[int, int] = {}
+    latest: dict[tuple[PeerId, int], Place] = {}
     commits: dict[tuple[FrameHash, int], Known] = {}
     heard: dict[FrameHash, Heard] = {}
     pending: dict[PeerId, dict[tuple[FrameHash, int], tuple[Place, FrameHash, int, Reveal]]] = {}
@@ -159,6 +162,17 @@ class Settlement(msgspec.Struct):
             return self.manifest.units - sum(self.tally.values())
         return self.tally.get(state, 0)
 
+    def shard(self, number: int) -> int:
+        """Which shard a unit belongs to."""
+        terms = self.manifest
+        return shards.shard_of(terms.salt, terms.units, terms.shards, number)
+
+    def undecided(self, shard: int) -> int:
+        """How many units of a shard wait for a certificate."""
+        terms = self.manifest
+        size = shards.size_of(terms.units, terms.shards, shard)
+        return size - self.decided.get(shard, 0)
+
     def checks(self, peer: PeerId) -> int:
         """What the trust snapshot says of a peer; 0: a newcomer."""
         return self.weights.get(peer, 0)
@@ -186,7 +200,7 @@ class Settlement(msgspec.Struct):
                 self.manifest.salt,
                 number,
                 peer,
-                crowd=trust.crowd,
+                crowd=-(-trust.crowd // self.manifest.shards),
                 wanted=self.of_newcomers,
                 step_ms=trust.step_ms,
                 known=known,
@@ -340,14 +354,15 @@ class Settlement(msgspec.Struct):
         """
         outcome = Outcome()
         author = frame.author
-        place = Place(frame.frame.incarnation, frame.frame.sequence)
-        last = self.latest.get(author)
+        shard = frame.frame.shard
+        place = Place(frame.frame.incarnation, frame.frame.sequence, shard)
+        last = self.latest.get((author, shard))
         overtaken = last is not None and (place.incarnation, place.sequence) < (
             last.incarnation,
             last.sequence,
         )
         if not overtaken:
-            self.latest[author] = place
+            self.latest[author, shard] = place
         changed: dict[int, bool] = {}
         self.heard[frame.hash] = Heard(author, place)
         for index, entry in enumerate(frame.frame.entries):
@@ -717,6 +732,9 @@ class Settlement(msgspec.Struct):
             self.begun[number] = True
         else:
             self.begun.pop(number, None)
+        if (unit.state in DECIDED) != (state in DECIDED):
+            shard = self.shard(number)
+            self.decided[shard] = self.decided.get(shard, 0) + (1 if state in DECIDED else -1)
         if unit.state != "open":
             self.tally[unit.state] -= 1
         if state != "open":

@@ -11,10 +11,11 @@ ATTEMPTS_A_PEER = 8
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """Where a frame stands in its author's sequence."""
+    """Where a frame stands in its author's sequence, of which it has one a shard."""
 
     incarnation: int
     sequence: int
+    shard: int = 0
 
 
 class Committed(msgspec.Struct, frozen=True, array_like=True):

@@ -31,6 +31,7 @@ from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, FrameHash, Millis, PeerId, cid_from_sha256
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.rules import claims as rule
+from p2pfleet.core.rules import shards
 from p2pfleet.core.rules.commitment import seed_hash
 from p2pfleet.core.wire.messages import (
     COMMIT_ITEMS_MAX,
@@ -116,6 +117,7 @@ class Volunteer(msgspec.Struct):
     order: list[int] = []
     places: dict[int, int] = {}
     cursor: int = 0
+    served: dict[int, bool] = {}
     held: dict[int, Held] = {}
     quiet_until: Millis = Millis(0)
     answers: dict[int, tuple[Digest, int]] = {}
@@ -146,8 +148,8 @@ class Volunteer(msgspec.Struct):
         manifest = settlement.manifest
         self.open = True
         self.opening = False
-        self.order = rule.preference(manifest.salt, manifest.units, self.me)
-        self.places = {number: place for place, number in enumerate(self.order)}
+        if manifest.shards == 1:
+            self._prefer(rule.preference(manifest.salt, manifest.units, self.me))
         effects: list[Effect] = []
         for number in sorted(settlement.leases.holding.get(self.me, {})):
             until = settlement.leases.until(self.me, number)
@@ -156,6 +158,32 @@ class Volunteer(msgspec.Struct):
                 settlement.stirred[number] = True
                 effects.append(Execute(settlement.job, number, sources))
         return effects
+
+    def _prefer(self, order: list[int]) -> None:
+        self.order = order
+        self.places = {number: place for place, number in enumerate(order)}
+        self.cursor = 0
+
+    def serve(self, settlement: Settlement, served: tuple[int, ...]) -> None:
+        """From now on units of these shards are worked on, and of no others."""
+        terms = settlement.manifest
+        self.served = dict.fromkeys(served, True)
+        numbers: list[int] = []
+        for shard in served:
+            numbers.extend(shards.units_of(terms.salt, terms.units, terms.shards, shard))
+        self._prefer(rule.preferred(terms.salt, numbers, self.me))
+        self.rescan_at = None
+        settlement.stirred_all = True
+        for number in [n for n in settlement.begun if settlement.shard(n) not in self.served]:
+            del settlement.begun[number]
+
+    def owing(self, settlement: Settlement) -> dict[int, bool]:
+        """Shards in which something is not finished: under a claim, or not revealed."""
+        numbers = list(self.held)
+        numbers += [item.unit for item in (*self.ready, *self.making)]
+        for batch in self.batches:
+            numbers += [item.unit for item in batch.own.items]
+        return {settlement.shard(number): True for number in numbers}
 
     def _hold(self, number: int, now: Millis, until: Millis, since: Millis | None = None) -> None:
         renew_at = Millis(until - (until - now) // 3)
@@ -236,7 +264,7 @@ class Volunteer(msgspec.Struct):
             return entries, effects
         if len(self.held) > rule.lease_units_most(self.mean_ms, self.slots) // 2:
             return entries, effects
-        remaining = settlement.count("open") * settlement.at_first
+        remaining = self._left(settlement) * settlement.at_first
         target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
         if len(self.held) <= target // 2:
             debtor = settlement.in_debt(self.me, now)
@@ -252,6 +280,12 @@ class Volunteer(msgspec.Struct):
                     self._hold(number, now, until)
                     effects.append(Execute(settlement.job, number, near))
         return entries, effects
+
+    def _left(self, settlement: Settlement) -> int:
+        """How many units are left of the shards that are served."""
+        if settlement.manifest.shards == 1:
+            return settlement.count("open")
+        return sum(settlement.undecided(shard) for shard in self.served)
 
     def _renew(self, settlement: Settlement, now: Millis) -> list[Entry]:
         if now < self.quiet_until:
@@ -344,7 +378,9 @@ class Volunteer(msgspec.Struct):
 
     def _free(self, number: int) -> bool:
         """Whether nothing of ours stands against a claim on a unit."""
-        return not (number in self.held or number in self.answers or number in self.refused)
+        if number in self.held or number in self.answers or number in self.refused:
+            return False
+        return number in self.places
 
     def _wants(
         self,
@@ -397,7 +433,7 @@ class Volunteer(msgspec.Struct):
         unit = settlement.units.get(number)
         if unit is None or unit.state != "certified" or unit.certificate is None:
             return False
-        if len(unit.certificate.votes) == 1 and not settlement.count("open"):
+        if len(unit.certificate.votes) == 1 and not self._left(settlement):
             return unit.replicas == 1
         drawn = self.drawn.get(number)
         if drawn is None:
@@ -428,7 +464,12 @@ class Volunteer(msgspec.Struct):
     def _commit(self, settlement: Settlement) -> list[Effect]:
         if self.making or not self.ready:
             return []
-        items, self.ready = self.ready[:COMMIT_ITEMS_MAX], self.ready[COMMIT_ITEMS_MAX:]
+        items = self.ready[:COMMIT_ITEMS_MAX]
+        if settlement.manifest.shards > 1:  # a frame holds commitments of one shard
+            first = settlement.shard(items[0].unit)
+            items = [item for item in items if settlement.shard(item.unit) == first]
+        taken = {id(item) for item in items}
+        self.ready = [item for item in self.ready if id(item) not in taken]
         # Attempts as of now: somebody may have revealed since the unit was run.
         self.making = tuple(
             msgspec.structs.replace(item, attempt=self._attempt(settlement, item.unit))

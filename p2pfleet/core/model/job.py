@@ -11,6 +11,7 @@ from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Cid, CidField, DigestField
 
 MAX_UNITS = 1_000_000
+MAX_SHARDS = 4_096
 MAX_PACKS = 1_024
 MAX_BLOB_BYTES = 16 * 2**30
 MAX_EXPIRY_MS = 30 * 24 * 3600 * 1000
@@ -18,6 +19,7 @@ WINDOW_MIN_MS = 100
 WINDOW_MAX_MS = 3_600_000
 
 UnitIndex = Annotated[int, Meta(ge=0, lt=MAX_UNITS)]
+ShardIndex = Annotated[int, Meta(ge=0, lt=MAX_SHARDS)]
 Bytes = Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
 
 

@@ -9,6 +9,7 @@ from p2pfleet.core.model.ids import cid_sha256, sha256
 from p2pfleet.core.model.job import MAX_EXPIRY_MS, Exact, FixedQuorum, Limits, UnitTable
 from p2pfleet.core.model.network import CLOCK_SKEW_MS, NetworkTerms
 from p2pfleet.core.model.puzzle import fits
+from p2pfleet.core.rules.shards import shard_of
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import (
     PUBLISHER_ENTRIES,
@@ -49,6 +50,8 @@ def judge_manifest(manifest: Manifest, terms: NetworkTerms, wall_ms: int) -> Ver
         return Reject("the job lasts longer than 30 days")
     if isinstance(manifest.stop, FixedQuorum) and manifest.stop.replicas_max < manifest.stop.quorum:
         return Reject("the quorum is larger than the number of replicas allowed")
+    if manifest.shards > manifest.units:
+        return Reject("the job has more shards than units")
     for cid in (manifest.model, manifest.table):
         try:
             cid_sha256(cid)
@@ -62,8 +65,6 @@ def judge_manifest(manifest: Manifest, terms: NetworkTerms, wall_ms: int) -> Ver
         return Ignore("the job has expired")
     if manifest.issued_ms - CLOCK_SKEW_MS > wall_ms:
         return Ignore("the job was issued in the future by this clock")
-    if manifest.shards != 1:
-        return Ignore("this version knows jobs of one shard only")
     return ACCEPT
 
 
@@ -73,13 +74,15 @@ def judge_frame(frame: Frame, manifest: Manifest, terms: NetworkTerms) -> Verdic
         return Reject("the frame belongs to another network")
     if not fits(terms, frame.author):
         return Reject("the author's key does not fit the network")
+    if frame.shard >= manifest.shards:
+        return Reject("the frame names a shard that the job does not have")
     published = frame.author == manifest.publisher
     for entry in frame.entries:
         if (type(entry) in _BY_PUBLISHER) != published:
             if published:
                 return Reject("the publisher does not run units of its own job")
             return Reject("somebody else than the publisher says what is right")
-        fault = _entry_fault(entry, manifest)
+        fault = _entry_fault(entry, manifest) or _astray(entry, frame.shard, manifest)
         if fault:
             return Reject(fault)
     return ACCEPT
@@ -106,6 +109,15 @@ def _entry_fault(entry: Entry, manifest: Manifest) -> str:
             return "the frame endorses where results are compared byte for byte"
     elif type(entry) is OpenRingers and ringers_hash(entry) != manifest.trust.ringers:
         return "the ringers are not those that the manifest names"
+    return ""
+
+
+def _astray(entry: Entry, shard: int, manifest: Manifest) -> str:
+    if manifest.shards == 1 or isinstance(entry, OpenRingers):
+        return ""
+    of = (manifest.salt, manifest.units, manifest.shards)
+    if any(shard_of(*of, unit) != shard for unit in named_units(entry)):
+        return "the frame names a unit of another shard"
     return ""
 
 

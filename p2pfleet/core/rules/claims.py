@@ -27,7 +27,12 @@ def rank(salt: bytes, unit: int, peer: PeerId) -> bytes:
 
 def preference(salt: bytes, units: int, peer: PeerId) -> list[int]:
     """All units of a job in the order in which ``peer`` would like to take them."""
-    return sorted(range(units), key=lambda unit: rank.__wrapped__(salt, unit, peer))
+    return preferred(salt, range(units), peer)
+
+
+def preferred(salt: bytes, units: Iterable[int], peer: PeerId) -> list[int]:
+    """Some units of a job in the order in which ``peer`` would like to take them."""
+    return sorted(units, key=lambda unit: rank.__wrapped__(salt, unit, peer))
 
 
 def gives_way(salt: bytes, unit: int, peer: PeerId, others: Iterable[PeerId], wanted: int) -> bool:

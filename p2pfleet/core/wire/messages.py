@@ -29,10 +29,12 @@ from p2pfleet.core.model.ids import (
 )
 from p2pfleet.core.model.job import (
     MAX_BLOB_BYTES,
+    MAX_SHARDS,
     MAX_UNITS,
     Bytes,
     Comparison,
     Limits,
+    ShardIndex,
     StopRule,
     Trust,
     UnitIndex,
@@ -59,6 +61,7 @@ SNAPSHOT_PEERS_MAX = 768
 RINGERS_MAX = 128
 CUSTODY_ITEMS_MAX = 256
 JOBS_RECORD_MAX = 256
+SHARD_ROWS_MAX = 128
 WORK_MAX = 2**62 - 1
 
 
@@ -87,7 +90,7 @@ class Manifest(_Body, frozen=True, tag="p2pfleet/1/manifest"):
     limits: Limits
     comparison: Comparison
     stop: StopRule
-    shards: Annotated[int, Meta(ge=1, le=4096)]
+    shards: Annotated[int, Meta(ge=1, le=MAX_SHARDS)]
     lease_ms: Annotated[int, Meta(ge=1_000, le=24 * 3600 * 1000)]
     issued_ms: Clock
     expires_ms: Clock
@@ -361,8 +364,9 @@ class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
     """Many entries under one signature; the unit of evidence.
 
     ``incarnation`` is the wall-clock millisecond at which the author's process started (never less
-    than an earlier one of the same identity); ``sequence`` counts the author's frames of this job
-    and incarnation from 0 without a gap.
+    than an earlier one of the same identity); ``sequence`` counts the author's frames of this job,
+    shard and incarnation from 0 without a gap. Every unit that an entry names belongs to ``shard``
+    (``core/rules/shards.py``), but for opened ringers.
     """
 
     network: NetworkIdField
@@ -371,6 +375,7 @@ class Frame(_Body, frozen=True, tag="p2pfleet/1/frame"):
     incarnation: Counter
     sequence: Counter
     entries: Annotated[tuple[Entry, ...], Meta(min_length=1, max_length=1024)]
+    shard: ShardIndex = 0
 
 
 class Receipt(_Body, frozen=True, tag="p2pfleet/1/receipt"):
@@ -560,15 +565,41 @@ class AuthorPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
 
 class FramesSummary(_Message, frozen=True, tag="frames"):
-    """I take part in this job and hold these frames; send me the others that you have.
+    """I hold these frames of one shard of this job; send me the others that you have.
 
     ``snapshot`` is the number of the newest trust snapshot that I hold for it, -1 without one; send
-    me a newer one, too.
+    me a newer one, too. ``serving``: I take part in this shard, and want to hear what happens in
+    it; without it I only keep what I have, for whoever asks.
     """
 
     job: JobIdField
     positions: Annotated[tuple[AuthorPosition, ...], Meta(max_length=1024)]
     snapshot: Annotated[int, Meta(ge=-1, lt=2**53)] = -1
+    shard: ShardIndex = 0
+    serving: bool = True
+
+
+class ShardRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What was said of a shard ``age_s`` seconds ago: how many volunteers serve it, and how many of
+    its units are not decided."""
+
+    shard: ShardIndex
+    members: Annotated[int, Meta(ge=0, le=65_535)]
+    open: Annotated[int, Meta(ge=0, le=MAX_UNITS)]
+    age_s: Annotated[int, Meta(ge=0, le=3_600)]
+
+
+class ShardsSummary(_Message, frozen=True, tag="shards"):
+    """What I have heard of some shards of a job. Hearsay: it decides where a volunteer looks for
+    work, and nothing else."""
+
+    job: JobIdField
+    rows: Annotated[tuple[ShardRow, ...], Meta(min_length=1, max_length=SHARD_ROWS_MAX)]
+
+    def __post_init__(self) -> None:
+        for one, two in pairwise(self.rows):
+            if one.shard >= two.shard:
+                raise ValueError("shards must be in ascending order, each once")
 
 
 class Wanted(_Message, frozen=True, tag="wanted"):
@@ -600,7 +631,17 @@ class RosterSummary(_Message, frozen=True, tag="roster"):
     accepted: Annotated[tuple[Hash, ...], Meta(min_length=MEMBER_PAGES, max_length=MEMBER_PAGES)]
 
 
-Message = Hello | Goodbye | Deliver | JobsSummary | FramesSummary | Wanted | Proof | RosterSummary
+Message = (
+    Hello
+    | Goodbye
+    | Deliver
+    | JobsSummary
+    | FramesSummary
+    | Wanted
+    | Proof
+    | RosterSummary
+    | ShardsSummary
+)
 
 
 # ---- blobs -----------------------------------------------------------------------------------

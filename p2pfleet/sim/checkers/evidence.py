@@ -19,7 +19,7 @@ STORIES_UNSEEN_MAX = 8
 more often than this is found out."""
 SPREADING_MS = 10_000
 
-Number = tuple[JobId, PeerId, int, int]
+Number = tuple[JobId, PeerId, int, int, int]
 
 
 class Evidence(Checker):
@@ -41,7 +41,7 @@ class Evidence(Checker):
         verified = unseal(write.frame)
         assert isinstance(verified, VerifiedFrame)
         frame = verified.frame
-        number = (frame.job, frame.author, frame.incarnation, frame.sequence)
+        number = (frame.job, frame.author, frame.shard, frame.incarnation, frame.sequence)
         known = self.frames.setdefault(number, {})
         if verified.hash not in known:
             if any(fault(verified, other) for other in known.values()):

@@ -174,11 +174,11 @@ export function admit (job, network, nowMs) {
   need(job.expiresMs - job.issuedMs <= 30 * DAY_MS, 'life')
   const [rule, quorum, most] = job.stop
   need(rule !== 'quorum' || most >= quorum, 'quorum')
+  need(job.shards <= job.units, 'shards')
   need(namesBlobs(job.model) && namesBlobs(job.table), 'cid')
   need(job.tableBytes <= TABLE_MAX, 'table')
   need(job.modelBytes <= job.memoryBytes, 'memory')
   inTime(job, nowMs)
-  if (job.shards > 1) throw new Ignored('shards')
 }
 
 function inTime (body, nowMs) {

@@ -1,0 +1,324 @@
+"""Which shards of one job this node serves, who else does, and what is heard of the others.
+
+A volunteer is at home in the first shard of its preference that is not done and has room for it,
+and helps one that starves beside it. Others' words on shards are hearsay: they decide where it
+looks, and what it finds there decides the rest, so that a liar costs it a detour at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from p2pfleet.core.model.ids import JobId, Millis, PeerId
+from p2pfleet.core.rules import shards as rule
+from p2pfleet.core.wire.messages import SHARD_ROWS_MAX, Manifest, ShardRow, ShardsSummary
+
+LOOK_MS = 5_000
+DWELL_MS = 30_000
+HESITATE_MS = 10_000
+STEP_MS = 10_000
+UNHEARD_MS = 60_000
+STALE_MS = 300_000
+TELL_MS = 600_000
+RECALLED_MS = 30_000
+DOUBT_MS = 60_000
+MEMBERS_MAX = 256
+HELD_MAX = 64
+AGE_MAX_S = 3_600
+
+
+class Heard(msgspec.Struct, frozen=True, array_like=True):
+    """How many volunteers serve a shard, how many of its units are undecided, and when."""
+
+    members: int
+    open: int
+    at: Millis
+
+
+class Around(msgspec.Struct, frozen=True):
+    """What a look around needs to know of this node's own work.
+
+    ``need`` is how many volunteers a unit wants at first; ``undecided`` how many units of a shard
+    are open by the frames that are here; ``free`` whether nothing of a shard is owed any more.
+    """
+
+    need: int
+    undecided: Callable[[int], int]
+    free: Callable[[int], bool]
+
+
+class Shards(msgspec.Struct):
+    """``home`` and ``helped`` are the shards that this node serves, ``since`` is when it began to;
+    ``known`` are those of which it has frames.
+
+    ``members`` and ``holders`` are by shard who of those that are here serves it, or keeps its
+    frames; ``heard`` is what others tell. ``starving`` says since when a shard has too few members,
+    ``recalled`` when the publisher last wanted something of one that was done. ``met_at`` is when
+    somebody last heard from the publisher.
+    """
+
+    me: PeerId
+    salt: bytes
+    count: int
+    crowd: int
+    began: Millis
+    dwell_ms: int
+    home: int | None = None
+    helped: int | None = None
+    since: dict[int, Millis] = {}
+    known: dict[int, bool] = {}
+    members: dict[int, dict[PeerId, bool]] = {}
+    holders: dict[int, dict[PeerId, bool]] = {}
+    serves: dict[PeerId, list[int]] = {}
+    holds: dict[PeerId, list[int]] = {}
+    heard: dict[int, Heard] = {}
+    starving: dict[int, Millis] = {}
+    recalled: dict[int, Millis] = {}
+    order: list[int] = []
+    look_at: Millis | None = None
+    doubt_at: Millis = Millis(0)
+    met_at: Millis | None = None
+    turn: int = 0
+
+    @classmethod
+    def create(cls, me: PeerId, manifest: Manifest, now: Millis) -> Shards:
+        """Of a job that this node has just heard of."""
+        dwell_ms = max(DWELL_MS, manifest.lease_ms)
+        return cls(me, manifest.salt, manifest.shards, manifest.trust.crowd, now, dwell_ms)
+
+    # ---- who serves what ---------------------------------------------------------------------
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The shards that this node serves, its home first."""
+        if self.count == 1:
+            return (0,)
+        both = (self.home, self.helped)
+        return tuple(shard for shard in both if shard is not None)
+
+    def joined(self, peer: PeerId, shard: int) -> bool:
+        """``peer`` serves a shard; whether that is news."""
+        mates = self.members.setdefault(shard, {})
+        if peer in mates or len(mates) >= MEMBERS_MAX:
+            return False
+        mates[peer] = True
+        self._drop(self.holders, self.holds, peer, shard)
+        self._note(self.members, self.serves, peer, shard, rule.SERVED_MAX)
+        return True
+
+    def left(self, peer: PeerId, shard: int) -> bool:
+        """``peer`` serves a shard no more, but keeps its frames; whether that is news."""
+        self._drop(self.members, self.serves, peer, shard)
+        keepers = self.holders.setdefault(shard, {})
+        if peer in keepers or len(keepers) >= MEMBERS_MAX:
+            return False
+        keepers[peer] = True
+        self._note(self.holders, self.holds, peer, shard, HELD_MAX)
+        return True
+
+    def gone(self, peer: PeerId) -> None:
+        """``peer`` is not here any more."""
+        for groups, of in ((self.members, self.serves), (self.holders, self.holds)):
+            for shard in list(of.get(peer, ())):
+                self._drop(groups, of, peer, shard)
+
+    def _note(
+        self,
+        groups: dict[int, dict[PeerId, bool]],
+        of: dict[PeerId, list[int]],
+        peer: PeerId,
+        shard: int,
+        most: int,
+    ) -> None:
+        mine = of.setdefault(peer, [])
+        mine.append(shard)
+        while len(mine) > most:
+            self._drop(groups, of, peer, mine[0])
+
+    @staticmethod
+    def _drop(
+        groups: dict[int, dict[PeerId, bool]],
+        of: dict[PeerId, list[int]],
+        peer: PeerId,
+        shard: int,
+    ) -> None:
+        group = groups.get(shard)
+        if group is None or group.pop(peer, None) is None:
+            return
+        if not group:
+            del groups[shard]
+        of[peer].remove(shard)
+        if not of[peer]:
+            del of[peer]
+
+    def speaks(self, shard: int) -> bool:
+        """Whether this node is one of those that tell others of a shard."""
+        others = {**self.members.get(shard, {}), **self.holders.get(shard, {})}
+        return self.me in rule.keepers(self.salt, shard, [self.me, *others])
+
+    # ---- hearsay -----------------------------------------------------------------------------
+
+    def hear(self, rows: tuple[ShardRow, ...], now: Millis) -> None:
+        """Somebody tells of shards: the latest word on each stays."""
+        for row in rows:
+            if row.shard >= self.count or row.shard in self.served:
+                continue
+            at = Millis(now - 1_000 * row.age_s)
+            earlier = self.heard.get(row.shard)
+            if earlier is None or earlier.at < at:
+                self.heard[row.shard] = Heard(row.members, row.open, at)
+
+    def tell(
+        self, job: JobId, undecided: Callable[[int], int], need: int, now: Millis
+    ) -> ShardsSummary | None:
+        """What to tell the next peer: of own shards, of starving ones, of the others in turn."""
+        for shard in self.known:
+            if (shard in self.served or undecided(shard) == 0) and self.speaks(shard):
+                self._speak(shard, undecided(shard), now)
+        fresh = [
+            shard
+            for shard, heard in self.heard.items()
+            if not heard.open or now - heard.at < TELL_MS
+        ]
+        if not fresh:
+            return None
+        first = [shard for shard in self.served if shard in self.heard]
+        starve = [shard for shard in fresh if self.heard[shard].members < need]
+        starve = [shard for shard in starve if self.heard[shard].open][: SHARD_ROWS_MAX // 2]
+        rest = sorted({*fresh} - {*first, *starve})
+        room = SHARD_ROWS_MAX - len(first) - len(starve)
+        start = self.turn % max(1, len(rest))
+        self.turn += room
+        picked = sorted({*first, *starve, *(rest[start:] + rest[:start])[:room]})
+        rows = []
+        for shard in picked:
+            heard = self.heard[shard]
+            age_s = min(AGE_MAX_S, max(0, now - heard.at) // 1_000)
+            rows.append(ShardRow(shard, min(heard.members, 65_535), heard.open, age_s))
+        return ShardsSummary(job, tuple(rows))
+
+    def _speak(self, shard: int, undecided: int, now: Millis) -> None:
+        mates = len(self.members.get(shard, ())) + (shard in self.served)
+        self.heard[shard] = Heard(mates, undecided, now)
+
+    # ---- where to work -----------------------------------------------------------------------
+
+    def recall(self, shard: int, now: Millis) -> None:
+        """The publisher wants something of a shard, done or not."""
+        self.recalled[shard] = now
+        self.look_at = now
+
+    def look(self, around: Around, now: Millis) -> tuple[list[int], list[int]]:
+        """Look where this node is needed; returns the shards that it serves now and did not
+        before, and those that it leaves."""
+        self.look_at = Millis(now + LOOK_MS)
+        if not self.order:
+            self.order = rule.preference(self.salt, self.count, self.me)
+        before = self.served
+        if self.home is None or self._has_room(self.home, around, now):
+            found = self._next(around, now)
+            if found is not None:
+                if found == self.helped:
+                    self.helped = None
+                self.home = found
+        self._help(around, now)
+        joined = [shard for shard in self.served if shard not in before]
+        left = [shard for shard in before if shard not in self.served]
+        for shard in left:
+            self.since.pop(shard, None)
+        for shard in joined:
+            self.since[shard] = now
+            self.known[shard] = True
+        return joined, left
+
+    def _has_room(self, shard: int, around: Around, now: Millis) -> bool:
+        """Whether another shard may come in the place of this one."""
+        if not around.free(shard):
+            return False
+        if self._done(shard, around, now):
+            return True
+        mates = list(self.members.get(shard, ()))
+        dwelt = now - self.since.get(shard, now) >= self.dwell_ms
+        return dwelt and rule.crowded_out(self.salt, shard, self.me, mates)
+
+    def _done(self, shard: int, around: Around, now: Millis) -> bool:
+        recalled = self.recalled.get(shard)
+        if recalled is not None and now - recalled < RECALLED_MS:
+            return False
+        if shard in self.known and not around.undecided(shard):
+            return True
+        heard = None if shard in self.served else self.heard.get(shard)
+        return heard is not None and not heard.open
+
+    def _next(self, around: Around, now: Millis) -> int | None:
+        full: int | None = None
+        doubtful: int | None = None
+        for shard in self.order:
+            if shard == self.home:
+                continue
+            if self._done(shard, around, now):
+                if doubtful is None and shard not in self.known:
+                    doubtful = shard
+                continue
+            heard = self.heard.get(shard)
+            if heard is None or heard.members < rule.MATES_MAX or now - heard.at > STALE_MS:
+                return shard
+            if full is None:
+                full = shard
+        if self.home is None:
+            return full if full is not None else self.order[0] if doubtful is None else doubtful
+        # That all are done is what others say: see for yourself, now and then.
+        if doubtful is not None and self.doubt_at <= now and self._done(self.home, around, now):
+            self.doubt_at = Millis(now + DOUBT_MS)
+            return doubtful
+        return None
+
+    def _members(self, shard: int, now: Millis) -> int | None:
+        """How many volunteers serve a shard, as far as is known."""
+        if shard in self.served:
+            return 1 + len(self.members.get(shard, ()))
+        heard = self.heard.get(shard)
+        if heard is not None and now - heard.at < STALE_MS:
+            return max(heard.members, len(self.members.get(shard, ())))
+        known = len(self.members.get(shard, ()))
+        return known if known or now - self.began >= UNHEARD_MS else None
+
+    def _starving(self, around: Around, now: Millis) -> dict[int, int]:
+        """Shards that have starved for a while and to which this node is called: how many members
+        each has, this node not counted."""
+        found: dict[int, int] = {}
+        everybody = max(self.crowd, sum(heard.members for heard in self.heard.values()))
+        for shard in range(self.count):
+            members = None if shard == self.home else self._members(shard, now)
+            if members is not None and shard == self.helped:
+                members -= 1
+            if members is None or members >= around.need or self._done(shard, around, now):
+                self.starving.pop(shard, None)
+                continue
+            for_ms = now - self.starving.setdefault(shard, now) - HESITATE_MS
+            if for_ms < 0:
+                continue
+            lacking = around.need - members
+            steps = for_ms // STEP_MS
+            if rule.called(self.salt, shard, self.me, lacking, everybody, steps):
+                found[shard] = members
+        return found
+
+    def _help(self, around: Around, now: Millis) -> None:
+        held = self.helped
+        if held is not None and not around.free(held):
+            return
+        starving = self._starving(around, now)
+        order = rule.most_starving(self.salt, starving)
+        if held is None:
+            self.helped = order[0] if order else None
+            return
+        over = self._has_room(held, around, now)
+        dwelt = now - self.since.get(held, now) >= self.dwell_ms
+        if over or (dwelt and held in starving):
+            others = order if over else order[: order.index(held)]
+            others = [shard for shard in others if shard != held]
+            if others:
+                self.helped = others[0]

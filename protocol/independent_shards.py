@@ -1,0 +1,44 @@
+"""The second implementation of ``shards.md``, beside ``independent.py`` and under its rules."""
+
+from __future__ import annotations
+
+import hashlib
+from math import gcd
+
+DOMAIN = b"p2pfleet-shard-1:"
+
+
+def shuffle(salt: str, units: int) -> list[int]:
+    drawn = hashlib.sha256(b"p2pfleet-shuffle-1:" + bytes.fromhex(salt)).digest()
+    step, start = (int.from_bytes(drawn[at : at + 8], "big") % units for at in (0, 8))
+    steps = [(step + more) % units for more in range(units)]
+    return [next(one for one in steps if gcd(one, units) == 1), start]
+
+
+def shard_of(salt: str, units: int, shards: int, unit: int) -> int:
+    if shards == 1:
+        return 0
+    step, start = shuffle(salt, units)
+    return ((step * unit + start) % units) * shards // units
+
+
+def rank(salt: str, shard: int, peer: str) -> str:
+    named = bytes.fromhex(salt) + shard.to_bytes(8, "big") + bytes.fromhex(peer)
+    return hashlib.sha256(DOMAIN + named).hexdigest()
+
+
+def stays(salt: str, shard: int, peer: str, mates: list[str]) -> bool:
+    members = sorted([peer, *mates], key=lambda one: rank(salt, shard, one))
+    return peer in members[:24]
+
+
+def called(salt: str, shard: int, peer: str, lacking: int, volunteers: int, doublings: int) -> bool:
+    wanted = 4 * lacking * 2 ** min(doublings, 32)
+    ticket = int(rank(salt, shard, peer)[:16], 16)
+    return wanted >= volunteers or ticket < 2**64 * wanted // volunteers
+
+
+def helped_first(salt: str, members: list[list[int]]) -> list[int]:
+    """Starving shards, given as (shard, members), in the order in which they are helped."""
+    ranked = sorted((-many, rank(salt, shard, ""), shard) for shard, many in members)
+    return [shard for _, _, shard in ranked]
