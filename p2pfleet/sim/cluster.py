@@ -98,7 +98,7 @@ class Cluster:
             limits=Limits(MEMORY_BYTES, plan.cpu_ms, OUTPUT_LIMIT_BYTES),
             comparison=Tolerance() if plan.tolerance else Exact(),
             stop=_stop(plan),
-            shards=1,
+            shards=min(plan.shards, plan.units),
             lease_ms=plan.lease_ms,
             issued_ms=issued,
             expires_ms=issued + plan.lasts_ms,

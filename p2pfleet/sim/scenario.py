@@ -132,6 +132,7 @@ class JobPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ringers: Annotated[int, Meta(ge=0, le=128)] = 0
     tolerance: bool = False
     crowd: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    shards: Annotated[int, Meta(ge=1, le=4_096)] = 1
     window_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = 5_000
     replicas_max: Annotated[int, Meta(ge=1, le=64)] = 8
     lease_ms: Annotated[int, Meta(ge=1_000, le=DAY_MS)] = 10_000

@@ -176,7 +176,12 @@ def test_of_too_many_members_those_of_the_highest_ranks_go_elsewhere_after_a_whi
     for mate in lower:
         desk.shards.joined(mate, first)
     assert desk.look(DWELL_MS - 1) == (first,)
-    assert desk.look(DWELL_MS) == (second,)
+    desk.owing.add(first)
+    assert desk.look(DWELL_MS) == (first,)
+    assert desk.shards.leaving == first
+    desk.owing.clear()
+    assert desk.look(DWELL_MS + 5_000) == (second,)
+    assert desk.shards.leaving is None
 
 
 def test_a_starving_shard_is_helped_after_a_moment_and_kept_when_it_has_enough() -> None:

@@ -205,7 +205,7 @@ def shards(connection: sqlite3.Connection) -> None:
             number INTEGER PRIMARY KEY,
             job INTEGER NOT NULL REFERENCES jobs (number),
             author INTEGER NOT NULL REFERENCES peers (number),
-            shard INTEGER NOT NULL,
+            shard INTEGER NOT NULL DEFAULT 0,
             incarnation INTEGER NOT NULL,
             sequence INTEGER NOT NULL,
             sealed BLOB NOT NULL,

@@ -406,11 +406,13 @@ class Job(msgspec.Struct):
         near = Around(
             need=settlement.at_first,
             undecided=settlement.undecided,
-            free=lambda shard: shard not in owing and volunteer.rescan_at is not None,
+            free=lambda shard: shard not in owing,
+            idle=volunteer.rescan_at is not None,
         )
         joined, left = self.shards.look(near, now)
-        if joined or left:
-            volunteer.serve(settlement, self.shards.served)
+        wanted = [shard for shard in self.shards.served if shard != self.shards.leaving]
+        if list(volunteer.served) != wanted:
+            volunteer.serve(settlement, tuple(wanted))
         return joined, left
 
     def tell_shards(self, now: Millis) -> ShardsSummary | None:

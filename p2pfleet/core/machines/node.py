@@ -766,9 +766,8 @@ class Node(msgspec.Struct):
             return []
         effects = job.volunteer.opened_job(job.settlement, now, self._sources(job))
         if job.manifest.shards > 1:
-            effects.extend(self._look(job, now))
-        else:
-            effects.extend(job.introduce(self.membership.present()))
+            job.look(now)
+        effects.extend(job.introduce(self.membership.present()))
         return effects + self._advance(job, now)
 
     def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:

@@ -41,17 +41,20 @@ class Around(msgspec.Struct, frozen=True):
     """What a look around needs to know of this node's own work.
 
     ``need`` is how many volunteers a unit wants at first; ``undecided`` how many units of a shard
-    are open by the frames that are here; ``free`` whether nothing of a shard is owed any more.
+    are open by the frames that are here; ``free`` whether nothing of a shard is claimed or owed any
+    more; ``idle`` whether there was nothing to do when this node last looked for units.
     """
 
     need: int
     undecided: Callable[[int], int]
     free: Callable[[int], bool]
+    idle: bool = True
 
 
 class Shards(msgspec.Struct):
     """``home`` and ``helped`` are the shards that this node serves, ``since`` is when it began to;
-    ``known`` are those of which it has frames.
+    ``known`` are those of which it has frames. In the home that it is ``leaving``, because that is
+    too full, it begins nothing any more.
 
     ``members`` and ``holders`` are by shard who of those that are here serves it, or keeps its
     frames; ``heard`` is what others tell. ``starving`` says since when a shard has too few members,
@@ -67,6 +70,7 @@ class Shards(msgspec.Struct):
     dwell_ms: int
     home: int | None = None
     helped: int | None = None
+    leaving: int | None = None
     since: dict[int, Millis] = {}
     known: dict[int, bool] = {}
     members: dict[int, dict[PeerId, bool]] = {}
@@ -217,9 +221,12 @@ class Shards(msgspec.Struct):
         if not self.order:
             self.order = rule.preference(self.salt, self.count, self.me)
         before = self.served
-        if self.home is None or self._has_room(self.home, around, now):
+        self.leaving = None
+        if self.home is None or self._over(self.home, around, now) or self._crowded(now):
             found = self._next(around, now)
-            if found is not None:
+            if found is not None and self.home is not None and not around.free(self.home):
+                self.leaving = self.home
+            elif found is not None:
                 if found == self.helped:
                     self.helped = None
                 self.home = found
@@ -233,15 +240,16 @@ class Shards(msgspec.Struct):
             self.known[shard] = True
         return joined, left
 
-    def _has_room(self, shard: int, around: Around, now: Millis) -> bool:
-        """Whether another shard may come in the place of this one."""
-        if not around.free(shard):
+    def _over(self, shard: int, around: Around, now: Millis) -> bool:
+        """Whether there is nothing left to do in a shard."""
+        return around.idle and around.free(shard) and self._done(shard, around, now)
+
+    def _crowded(self, now: Millis) -> bool:
+        """Whether there has been no room at home for a while."""
+        if self.home is None or now - self.since.get(self.home, now) < self.dwell_ms:
             return False
-        if self._done(shard, around, now):
-            return True
-        mates = list(self.members.get(shard, ()))
-        dwelt = now - self.since.get(shard, now) >= self.dwell_ms
-        return dwelt and rule.crowded_out(self.salt, shard, self.me, mates)
+        mates = list(self.members.get(self.home, ()))
+        return rule.crowded_out(self.salt, self.home, self.me, mates)
 
     def _done(self, shard: int, around: Around, now: Millis) -> bool:
         recalled = self.recalled.get(shard)
@@ -315,7 +323,7 @@ class Shards(msgspec.Struct):
         if held is None:
             self.helped = order[0] if order else None
             return
-        over = self._has_room(held, around, now)
+        over = self._over(held, around, now)
         dwelt = now - self.since.get(held, now) >= self.dwell_ms
         if over or (dwelt and held in starving):
             others = order if over else order[: order.index(held)]

@@ -14,7 +14,9 @@ from p2pfleet.core import events as ev
 from p2pfleet.core.machines.job import Job
 from p2pfleet.core.machines.node import Node
 from p2pfleet.core.machines.publisher import FETCHES_MAX
+from p2pfleet.core.machines.settlement import DECIDED
 from p2pfleet.core.machines.units import Unit
+from p2pfleet.core.rules.shards import SERVED_MAX
 from p2pfleet.sim.checkers.checker import Checker
 
 if TYPE_CHECKING:
@@ -88,10 +90,28 @@ class Invariants(Checker):
             self.violated(machine.name, text, job.id)
         if job.publisher is not None and len(job.publisher.fetching) > FETCHES_MAX:
             self.violated(machine.name, "fetches too much at once", job.id)
+        if job.manifest.shards > 1:
+            self._shards(machine, job)
         if job.volunteer is not None:
             both = sorted(set(job.volunteer.held) & set(job.volunteer.answers))
             if both:
                 self.violated(machine.name, "holds a claim on what it answered", job.id, both[0])
+
+    def _shards(self, machine: Machine, job: Job) -> None:
+        """Decided units are counted by shard, and of shards that it never served it has nothing."""
+        settlement = job.settlement
+        decided: dict[int, int] = {}
+        for number, unit in settlement.units.items():
+            shard = settlement.shard(number)
+            decided[shard] = decided.get(shard, 0) + (unit.state in DECIDED)
+            if shard not in job.shards.known and job.publisher is None:
+                self.violated(machine.name, "has a unit of a shard that it never served", job.id)
+        for shard, count in decided.items():
+            if settlement.decided.get(shard, 0) != count:
+                text = f"counts {settlement.decided.get(shard, 0)} decided units, there are {count}"
+                self.violated(machine.name, text, job.id)
+        if job.publisher is None and len(job.shards.served) > SERVED_MAX:
+            self.violated(machine.name, "serves too many shards", job.id)
 
     def _unit(self, machine: Machine, job: Job, number: int, unit: Unit) -> None:
         wrong = ""

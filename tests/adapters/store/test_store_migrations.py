@@ -104,6 +104,8 @@ ADDED: dict[int, list[Row]] = {
         ("INSERT INTO acceptances (key, peer, sealed) VALUES (?, ?, ?)",
          (KEY, ALICE, encode(acceptance(ALICE))))],
     8: [("INSERT INTO jobs_records VALUES (?, ?)", (ALICE, encode(OWN_JOBS)))],
+    9: [("INSERT INTO frames (job, author, shard, incarnation, sequence, sealed)"
+         " VALUES (1, 1, 2, 7, 0, ?)", (encode(frame(3)),))],
 }  # fmt: skip
 
 
@@ -144,7 +146,10 @@ def test_everything_that_an_older_version_wrote_is_found_again(
     )  # fmt: skip
     assert (ended.job, ended.state, ended.closure) == (ENDED, "completed", closure(ENDED, True))
     assert (active.poisoned, ended.poisoned) == (False, version >= 5)
-    assert store.frames() == [(JOB, frame(number)) for number in range(3)]
+    numbers = range(4 if version >= 9 else 3)
+    assert store.frames() == [(JOB, frame(number)) for number in numbers]
+    assert store.frame_range(JOB, BOB, 7, 0, 9) == [frame(number) for number in range(3)]
+    assert store.frame_range(JOB, BOB, 7, 0, 9, 2) == ([frame(3)] if version >= 9 else [])
     assert store.units(JOB) == [(5, "failed", b"too slow")]
     assert store.load_addresses() == [(BOB, "/ip4/192.0.2.1/tcp/1")]
     assert store.next_incarnation(0) == 42
@@ -186,4 +191,4 @@ def test_a_newer_version_is_refused_with_a_sentence_and_left_as_it_is(tmp_path: 
     assert "upgrade" in caught.value.advice
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (newer,)
-        assert connection.execute("SELECT count(*) FROM frames").fetchone() == (3,)
+        assert connection.execute("SELECT count(*) FROM frames").fetchone() == (4,)
