@@ -400,11 +400,9 @@ def shards(case: dict[str, Any]) -> Iterator[Any]:
         yield sorted(range(len(ranks)), key=ranks.__getitem__), case["order"]
     elif case["judged"] == "full":
         everybody = [peer for peer, _ in case["members"]]
-        for peer, stays in case["members"]:
-            mates = [mate for mate in everybody if mate != peer]
-            yield parting.stays(salt, case["shard"], peer, mates), stays
-        ranked = sorted(everybody, key=lambda peer: parting.rank(salt, case["shard"], peer))
-        yield ranked[:3], case["keepers"]
+        staying = parting.staying(salt, case["shard"], everybody)
+        yield [[peer, peer in staying] for peer in everybody], case["members"]
+        yield staying[:3], case["keepers"]
     elif case["judged"] == "called":
         given = [case[name] for name in ("lacking", "volunteers", "doublings")]
         for peer, called in case["peers"]:

@@ -11,7 +11,7 @@ DOMAIN = b"p2pfleet-shard-1:"
 def shuffle(salt: str, units: int) -> list[int]:
     drawn = hashlib.sha256(b"p2pfleet-shuffle-1:" + bytes.fromhex(salt)).digest()
     step, start = (int.from_bytes(drawn[at : at + 8], "big") % units for at in (0, 8))
-    steps = [(step + more) % units for more in range(units)]
+    steps = ((step + more) % units for more in range(units))
     return [next(one for one in steps if gcd(one, units) == 1), start]
 
 
@@ -27,9 +27,8 @@ def rank(salt: str, shard: int, peer: str) -> str:
     return hashlib.sha256(DOMAIN + named).hexdigest()
 
 
-def stays(salt: str, shard: int, peer: str, mates: list[str]) -> bool:
-    members = sorted([peer, *mates], key=lambda one: rank(salt, shard, one))
-    return peer in members[:24]
+def staying(salt: str, shard: int, members: list[str]) -> list[str]:
+    return sorted(members, key=lambda one: rank(salt, shard, one))[:24]
 
 
 def called(salt: str, shard: int, peer: str, lacking: int, volunteers: int, doublings: int) -> bool:

@@ -43,7 +43,7 @@ def shards() -> Iterable[Case]:
             "order": rule.preference(SALT, 6, signer.peer),
         }  # fmt: skip
     peers = [PeerId(sha256(b"volunteer %d" % number)) for number in range(40)]
-    for count in (23, 24, 25, 40):
+    for count in (24, 25, 30):
         some = peers[:count]
         yield {
             "about": f"a shard of {count} members", "judged": "full", "salt": SALT.hex(),
@@ -67,7 +67,7 @@ def shards() -> Iterable[Case]:
             "salt": SALT.hex(), "shard": 3, "lacking": lacking, "volunteers": volunteers,
             "doublings": doublings, "peers": [
                 [peer.hex(), rule.called(SALT, 3, peer, lacking, volunteers, doublings)]
-                for peer in peers[:12]
+                for peer in peers[:6]
             ],
         }  # fmt: skip
     members = {0: 0, 1: 1, 2: 0, 3: 1, 4: 1, 5: 0}

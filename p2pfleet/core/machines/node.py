@@ -412,8 +412,8 @@ class Node(msgspec.Struct):
             peer
             for job in self.jobs.values()
             if job.joined
-            for peer, held in job.settlement.leases.holding.items()
-            if held and self.membership.here(peer)
+            for peer in self.membership.present()
+            if job.settlement.leases.holding.get(peer)
         }
         peers = tuple(sorted(found))
         if peers == self.watched:

@@ -58,8 +58,7 @@ class Shards(msgspec.Struct):
 
     ``members`` and ``holders`` are by shard who of those that are here serves it, or keeps its
     frames; ``heard`` is what others tell. ``starving`` says since when a shard has too few members,
-    ``recalled`` when the publisher last wanted something of one that was done. ``met_at`` is when
-    somebody last heard from the publisher.
+    ``recalled`` when the publisher last wanted something of one that was done.
     """
 
     me: PeerId
@@ -83,7 +82,6 @@ class Shards(msgspec.Struct):
     order: list[int] = []
     look_at: Millis | None = None
     doubt_at: Millis = Millis(0)
-    met_at: Millis | None = None
     turn: int = 0
 
     @classmethod
