@@ -1,4 +1,4 @@
-"""A job of two shards on real processes: everything settles, and a volunteer knows only its part."""
+"""A job of two shards on real processes: all of it settles, and frames of both are told apart."""
 
 from __future__ import annotations
 
