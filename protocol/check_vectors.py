@@ -384,6 +384,8 @@ def speaking(case: dict[str, Any]) -> Iterator[Any]:
 
 def shards(case: dict[str, Any]) -> Iterator[Any]:
     salt = case["salt"]
+    if "drawn" in case:
+        yield parting.drawn(salt).hex(), case["drawn"]
     if case["judged"] == "units":
         units, count = case["units"], case["shards"]
         yield parting.shuffle(salt, units), case["shuffle"]
@@ -399,15 +401,18 @@ def shards(case: dict[str, Any]) -> Iterator[Any]:
         yield ranks, case["ranks"]
         yield sorted(range(len(ranks)), key=ranks.__getitem__), case["order"]
     elif case["judged"] == "full":
-        everybody = [peer for peer, _ in case["members"]]
-        staying = parting.staying(salt, case["shard"], everybody)
-        yield [[peer, peer in staying] for peer in everybody], case["members"]
+        ranks = {peer: parting.rank(salt, case["shard"], peer) for peer, _, _ in case["members"]}
+        staying = sorted(ranks, key=ranks.__getitem__)[:24]
+        yield [[peer, rank, peer in staying] for peer, rank in ranks.items()], case["members"]
         yield staying[:3], case["keepers"]
     elif case["judged"] == "called":
         given = [case[name] for name in ("lacking", "volunteers", "doublings")]
-        for peer, called in case["peers"]:
-            yield parting.called(salt, case["shard"], peer, *given), called
+        for peer, rank, called in case["peers"]:
+            yield parting.rank(salt, case["shard"], peer), rank
+            yield parting.called(rank, *given), called
     else:
+        common = [parting.rank(salt, shard, "") for shard, _ in case["members"]]
+        yield common, case["common"]
         yield parting.helped_first(salt, case["members"]), case["order"]
 
 

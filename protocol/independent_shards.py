@@ -8,9 +8,12 @@ from math import gcd
 DOMAIN = b"p2pfleet-shard-1:"
 
 
+def drawn(salt: str) -> bytes:
+    return hashlib.sha256(b"p2pfleet-shuffle-1:" + bytes.fromhex(salt)).digest()
+
+
 def shuffle(salt: str, units: int) -> list[int]:
-    drawn = hashlib.sha256(b"p2pfleet-shuffle-1:" + bytes.fromhex(salt)).digest()
-    step, start = (int.from_bytes(drawn[at : at + 8], "big") % units for at in (0, 8))
+    step, start = (int.from_bytes(drawn(salt)[at : at + 8], "big") % units for at in (0, 8))
     steps = ((step + more) % units for more in range(units))
     return [next(one for one in steps if gcd(one, units) == 1), start]
 
@@ -27,14 +30,9 @@ def rank(salt: str, shard: int, peer: str) -> str:
     return hashlib.sha256(DOMAIN + named).hexdigest()
 
 
-def staying(salt: str, shard: int, members: list[str]) -> list[str]:
-    return sorted(members, key=lambda one: rank(salt, shard, one))[:24]
-
-
-def called(salt: str, shard: int, peer: str, lacking: int, volunteers: int, doublings: int) -> bool:
+def called(rank: str, lacking: int, volunteers: int, doublings: int) -> bool:
     wanted = 4 * lacking * 2 ** min(doublings, 32)
-    ticket = int(rank(salt, shard, peer)[:16], 16)
-    return wanted >= volunteers or ticket < 2**64 * wanted // volunteers
+    return wanted >= volunteers or int(rank[:16], 16) < 2**64 * wanted // volunteers
 
 
 def helped_first(salt: str, members: list[list[int]]) -> list[int]:

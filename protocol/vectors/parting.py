@@ -25,13 +25,13 @@ def shards() -> Iterable[Case]:
     ):
         yield {
             "about": f"units: {about}", "judged": "units", "salt": SALT.hex(), "units": units,
-            "shards": count, "shuffle": list(rule.shuffle(SALT, units)),
+            "shards": count, "drawn": _drawn(), "shuffle": list(rule.shuffle(SALT, units)),
             "parts": [rule.units_of(SALT, units, count, shard) for shard in range(count)],
         }  # fmt: skip
     for units, count, unit in ((1_000_000, 4_096, 999_999), (999_983, 625, 123_456)):
         yield {
             "about": f"unit {unit} of {units}", "judged": "unit", "salt": SALT.hex(),
-            "units": units, "shards": count, "unit": unit,
+            "units": units, "shards": count, "unit": unit, "drawn": _drawn(),
             "shard": rule.shard_of(SALT, units, count, unit),
         }  # fmt: skip
     for name, signer in BASE.items():
@@ -48,7 +48,8 @@ def shards() -> Iterable[Case]:
         yield {
             "about": f"a shard of {count} members", "judged": "full", "salt": SALT.hex(),
             "shard": 3, "members": [
-                [peer.hex(), not rule.crowded_out(SALT, 3, peer, [p for p in some if p != peer])]
+                [peer.hex(), rule.rank(SALT, 3, peer).hex(),
+                 not rule.crowded_out(SALT, 3, peer, [p for p in some if p != peer])]
                 for peer in some
             ],
             "keepers": [peer.hex() for peer in rule.keepers(SALT, 3, some)],
@@ -66,7 +67,8 @@ def shards() -> Iterable[Case]:
             "about": f"called to a starving shard: {about}", "judged": "called",
             "salt": SALT.hex(), "shard": 3, "lacking": lacking, "volunteers": volunteers,
             "doublings": doublings, "peers": [
-                [peer.hex(), rule.called(SALT, 3, peer, lacking, volunteers, doublings)]
+                [peer.hex(), rule.rank(SALT, 3, peer).hex(),
+                 rule.called(SALT, 3, peer, lacking, volunteers, doublings)]
                 for peer in peers[:6]
             ],
         }  # fmt: skip
@@ -74,5 +76,11 @@ def shards() -> Iterable[Case]:
     yield {
         "about": "which starving shard is helped first", "judged": "starving",
         "salt": SALT.hex(), "members": [list(row) for row in members.items()],
+        "common": [rule.common_order(SALT, shard).hex() for shard in members],
         "order": rule.most_starving(SALT, members),
     }  # fmt: skip
+
+
+def _drawn() -> str:
+    """What step and start of the shuffle are drawn from."""
+    return sha256(b"p2pfleet-shuffle-1:" + SALT).hex()

@@ -501,16 +501,19 @@ def test_shards_and_who_serves_them_follow_from_the_salt(case: Case) -> None:
             ranks = [shards.rank(salt, one, mine).hex() for one in range(len(case["ranks"]))]
             assert ranks == case["ranks"]
         case "full":
-            everybody = [peer(text) for text, _ in case["members"]]
-            for one, (_, stays) in zip(everybody, case["members"], strict=True):
+            everybody = [peer(text) for text, _, _ in case["members"]]
+            for one, (_, _, stays) in zip(everybody, case["members"], strict=True):
                 mates = [mate for mate in everybody if mate != one]
                 assert shards.crowded_out(salt, shard, one, mates) != stays
             assert [one.hex() for one in shards.keepers(salt, shard, everybody)] == case["keepers"]
         case "called":
             given = (case["lacking"], case["volunteers"], case["doublings"])
-            for text, called in case["peers"]:
+            for text, rank, called in case["peers"]:
+                assert shards.rank(salt, shard, peer(text)).hex() == rank
                 assert shards.called(salt, shard, peer(text), *given) == called
         case "starving":
+            common = [shards.common_order(salt, one).hex() for one, _ in case["members"]]
+            assert common == case["common"]
             assert shards.most_starving(salt, dict(case["members"])) == case["order"]
         case judged:
             raise AssertionError(judged)
