@@ -45,6 +45,7 @@ ASCENDING: dict[type[Any], dict[str, Callable[[Any], Any]]] = {
     Tolerance: {"outputs": lambda each: each.name},
     ms.Keep: {"digests": lambda each: each},
     ms.Drop: {"digests": lambda each: each},
+    ms.ShardsSummary: {"rows": lambda each: each.shard},
 }
 """Fields whose items stand in ascending order of a key, each key once."""
 
@@ -125,6 +126,7 @@ MESSAGES: tuple[Any, ...] = (
     ms.Deliver,
     ms.JobsSummary,
     ms.FramesSummary,
+    ms.ShardsSummary,
     ms.Wanted,
     ms.Proof,
     ms.Snapshot,

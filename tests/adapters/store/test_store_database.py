@@ -35,6 +35,7 @@ from p2pfleet.core.effects import (
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.model.record import Record
+from p2pfleet.core.wire.codec import encode
 
 
 @pytest.fixture
@@ -51,6 +52,23 @@ def filled(path: Path) -> None:
     )
     store.save_address(BOB, "/ip4/127.0.0.1/tcp/1", 1)
     store.close()
+
+
+def filled_before_shards(path: Path) -> None:
+    """The same, as a p2pfleet wrote it that knew no shards."""
+    store = SqliteStore.open(path)
+    store.apply([save_job()])
+    store.save_address(BOB, "/ip4/127.0.0.1/tcp/1", 1)
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO peers (peer) VALUES (?)", (BOB,))
+        for number in range(40):
+            connection.execute(
+                "INSERT INTO frames (job, author, incarnation, sequence, sealed)"
+                " VALUES (1, 1, 7, ?, ?)",
+                (number, encode(frame(number, entries=reveals(200)))),
+            )
+        connection.commit()
 
 
 def with_versions(
@@ -102,7 +120,7 @@ def test_a_store_from_before_requirements_can_keep_one(
 ) -> None:
     with monkeypatch.context() as patch:
         with_versions(patch, *schema.MIGRATIONS[:1])
-        filled(path)
+        filled_before_shards(path)
 
     store = SqliteStore.open(path)
 
@@ -133,7 +151,7 @@ def test_judgements_of_an_older_store_become_moves_and_those_of_ended_jobs_recor
     ended = save_job(1).job
     with monkeypatch.context() as patch:
         with_versions(patch, *schema.MIGRATIONS[:2])
-        filled(path)
+        filled_before_shards(path)
         store = SqliteStore.open(path)
         store.apply([save_job(1), save_requirement(1), CloseJob(ended, "completed", None)])
         store.close()
