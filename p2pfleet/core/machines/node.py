@@ -1130,7 +1130,7 @@ class Node(msgspec.Struct):
         that nobody here heard of and whose votes count nowhere."""
         author = first.author
         if author in self.membership.records or any(
-            author in job.log.entries for job in self.jobs.values()
+            author in log.entries for job in self.jobs.values() for log in job.logs.values()
         ):
             return False
         size = len(first.sealed.body) + len(second.sealed.body)
