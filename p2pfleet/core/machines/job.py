@@ -19,7 +19,7 @@ from p2pfleet.core.machines.shards import Around, Shards
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
 from p2pfleet.core.rules.admission import named_units
-from p2pfleet.core.rules.shards import size_of
+from p2pfleet.core.rules.shards import keepers, size_of
 from p2pfleet.core.wire.codec import decode, encode
 from p2pfleet.core.wire.messages import (
     Certificate,
@@ -45,6 +45,7 @@ FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
 PAIRS_A_TURN = 8
 HELD_TOLD = 64
+ASKED_FIRST = 2
 SNAPSHOT_BYTES_MAX = 4 * 2**20
 """What all trust snapshots of a job that is not this node's own may take; they are all kept."""
 
@@ -346,6 +347,16 @@ class Job(msgspec.Struct):
             for shard in kept[-HELD_TOLD:]:
                 effects.append(Send((self.manifest.publisher,), self.summary(shard)))
         return effects
+
+    def arrive(self, shard: int, here: tuple[PeerId, ...]) -> list[Effect]:
+        """Begin to serve a shard: ask two of those who do for its frames, and the publisher; all of
+        them would send the same. The others hear of this node by its first frame."""
+        mates = [peer for peer in here if peer in self.shards.members.get(shard, {})]
+        asked = sorted(keepers(self.manifest.salt, shard, mates)[:ASKED_FIRST])
+        if self.manifest.publisher in here:
+            asked = sorted([*asked, self.manifest.publisher])
+        peers = tuple(asked) if mates else here
+        return [Send(peers, self.summary(shard))] if peers else []
 
     def summarize(self, here: Sequence[PeerId], now: Millis) -> list[Effect]:
         """Now and then, tell two others of each shard what is here, in turn, so that nothing stays

@@ -1180,14 +1180,13 @@ class Node(msgspec.Struct):
             return []
         joined, left = job.look(now)
         here = self.membership.present()
-        effects = []
+        effects: list[Effect] = []
         for shard in left:
             mates = job.mates(shard, here)
             if mates:
                 effects.append(Send(mates, job.summary(shard)))
         for shard in joined:
-            if here:
-                effects.append(Send(here, job.summary(shard)))
+            effects.extend(job.arrive(shard, here))
         return [*effects, *(self._advance(job, now) if joined or left else [])]
 
     # ---- time --------------------------------------------------------------------------------
