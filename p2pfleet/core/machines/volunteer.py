@@ -570,12 +570,13 @@ class Volunteer(msgspec.Struct):
             self.ready.append(RevealItem(number, unit.attempt, *self.answers[number]))
 
     def _attempt(self, settlement: Settlement, number: int) -> int:
-        """Which attempt a commitment belongs to now: the current one, unless it has one of ours
-        already, of which the others would count the first alone."""
+        """Which attempt a commitment belongs to now: the first from the current one on which has
+        none of ours, of which the others would count the first alone, and in which nobody has
+        revealed anything (an attempt whose authors all lost their seeds stays current for ever)."""
         unit = settlement.unit(number)
         taken = [each.attempt for each in unit.commits.get(self.me, ())]
         attempt = unit.attempt
-        while attempt in taken and attempt < ATTEMPT_MAX:
+        while attempt < ATTEMPT_MAX and (attempt in taken or attempt in unit.revealed):
             attempt += 1
         return attempt
 
@@ -591,7 +592,7 @@ class Volunteer(msgspec.Struct):
                 continue
             batch.looked = True
             if waits and not all(
-                settlement.unit(item.unit).attempt > item.attempt
+                item.attempt in settlement.unit(item.unit).revealed
                 or settlement.enough(item.unit, item.attempt, counts)
                 for item in batch.own.items
             ):
@@ -670,7 +671,9 @@ class Volunteer(msgspec.Struct):
         """Whether our vote does not count together with those of the others who agree."""
         unit = settlement.units[number]
         mine = unit.votes[self.me]
-        if unit.attempt <= mine[-1].attempt or unit.waiting(self.me) is not None:
+        if self._attempt(settlement, number) in unit.revealed:  # there is none left
+            return False
+        if unit.waiting(self.me) is not None:
             return False
         if len(unit.commits[self.me]) >= ATTEMPTS_A_PEER or self._committing(number):
             return False
