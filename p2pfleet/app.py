@@ -27,7 +27,7 @@ from p2pfleet.adapters.store import (
     load_or_create_identity,
     lock_data_dir,
 )
-from p2pfleet.config import NodeConfig
+from p2pfleet.config.node_file import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.consent import Consent
@@ -197,6 +197,7 @@ async def _running(
         listen=config.listen,
         announce=config.announce,
         bootstrap=config.bootstrap,
+        bulk_port=config.bulk_port,
         mdns=config.mdns,
         relay=config.relay,
     )

@@ -20,7 +20,8 @@ from p2pfleet.adapters.control.server import Method
 from p2pfleet.adapters.network import OpenNetwork
 from p2pfleet.adapters.store import FilePacks, SqliteStore
 from p2pfleet.adapters.store.durable_file import replace_file
-from p2pfleet.config import NETWORK_FILE, NodeConfig, load_network
+from p2pfleet.config.network_file import NETWORK_FILE, load_network
+from p2pfleet.config.node_file import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.job import FAILURES_KEPT, Ended

@@ -8,7 +8,7 @@ import msgspec
 from p2pfleet.cli.folders import Place, profile_file
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import NodeConfig, load_config
+from p2pfleet.config.node_file import NodeConfig, load_config
 from p2pfleet.core.model.ids import peer_text
 
 

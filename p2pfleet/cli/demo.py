@@ -15,7 +15,7 @@ from p2pfleet.cli.local_publication import publish_here, temporary_folder
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes, table
 from p2pfleet.cli.waiting import outcome, succeeded
-from p2pfleet.config import load_network
+from p2pfleet.config.network_file import load_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.resources import resource_path
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
-from p2pfleet.config import NodeConfig
+from p2pfleet.config.node_file import NodeConfig
 
 if TYPE_CHECKING:
     from p2pfleet.app import RunningNode

@@ -7,14 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pfleet.config import (
-    NETWORK_FILE,
-    NODE_FILE,
-    default_data_dir,
-    load_network,
-    save_network,
-    write_file,
-)
+from p2pfleet.config.network_file import NETWORK_FILE, load_network, save_network
+from p2pfleet.config.node_file import NODE_FILE, default_data_dir
+from p2pfleet.config.toml_file import write_file
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.network import (
     DEFAULT_VOTES_A_SUBNET,

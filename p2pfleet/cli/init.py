@@ -18,7 +18,8 @@ from p2pfleet.cli.folders import (
 from p2pfleet.cli.identity_making import make_identity
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import NODE_FILE, default_data_dir, load_network
+from p2pfleet.config.network_file import load_network
+from p2pfleet.config.node_file import NODE_FILE, default_data_dir
 from p2pfleet.core.errors import ExitCode
 from p2pfleet.core.model.ids import peer_text
 

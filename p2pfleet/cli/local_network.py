@@ -33,7 +33,8 @@ from p2pfleet.cli.processes import (
     signal_session,
     stop_processes,
 )
-from p2pfleet.config import NETWORK_FILE, load_network, save_network, write_file
+from p2pfleet.config.network_file import NETWORK_FILE, load_network, save_network
+from p2pfleet.config.toml_file import write_file
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 

@@ -17,7 +17,7 @@ from p2pfleet.cli.local_network import LocalNetwork
 from p2pfleet.cli.logs import log_to_file
 from p2pfleet.cli.output import Output
 from p2pfleet.cli.waiting import wait_inside
-from p2pfleet.config import load_config
+from p2pfleet.config.node_file import load_config
 
 if TYPE_CHECKING:
     from p2pfleet.app import RunningNode

@@ -13,13 +13,8 @@ from p2pfleet.cli.folders import Place
 from p2pfleet.cli.network_closed import invite, join, members, signer_of
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import (
-    MAX_BOOTSTRAP,
-    check_bootstrap,
-    load_network,
-    on_loopback,
-    save_network,
-)
+from p2pfleet.config.addresses import check_bootstrap, on_loopback
+from p2pfleet.config.network_file import MAX_BOOTSTRAP, load_network, save_network
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 from p2pfleet.core.model.network import (

@@ -15,14 +15,9 @@ from p2pfleet.cli.folders import join_network, remembered_network
 from p2pfleet.cli.identity_making import make_identity
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, duration, exit_codes
-from p2pfleet.config import (
-    MAX_FILE_BYTES,
-    NETWORK_FILE,
-    default_data_dir,
-    load_network,
-    save_network,
-    write_file,
-)
+from p2pfleet.config.network_file import NETWORK_FILE, load_network, save_network
+from p2pfleet.config.node_file import default_data_dir
+from p2pfleet.config.toml_file import MAX_FILE_BYTES, write_file
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
 from p2pfleet.core.model.network import NetworkFile

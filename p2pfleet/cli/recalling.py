@@ -17,7 +17,7 @@ from p2pfleet.cli.output import CommandFailed, Output
 from p2pfleet.cli.progress import JobProgress
 from p2pfleet.cli.results_folder import check_results_folder
 from p2pfleet.cli.waiting import LOOK_EVERY_S, is_over
-from p2pfleet.config import load_config
+from p2pfleet.config.node_file import load_config
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.logs import log_to_stderr
 from p2pfleet.cli.options import common, located
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import NETWORK_FILE, NodeConfig, load_config
+from p2pfleet.config.network_file import NETWORK_FILE
+from p2pfleet.config.node_file import NodeConfig, load_config
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 

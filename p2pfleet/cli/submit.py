@@ -21,7 +21,8 @@ from p2pfleet.cli.output import CommandFailed, Output, exit_codes
 from p2pfleet.cli.request import alone_tolerances, make_request
 from p2pfleet.cli.results_folder import check_results_folder
 from p2pfleet.cli.waiting import PATIENCE_S, outcome, succeeded, wait_inside, wait_through
-from p2pfleet.config import NODE_FILE, load_config, load_network
+from p2pfleet.config.network_file import load_network
+from p2pfleet.config.node_file import NODE_FILE, load_config
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.job import MAX_SHARDS, WINDOW_MAX_MS, WINDOW_MIN_MS, Trust
 from p2pfleet.core.rules.shards import CROWD

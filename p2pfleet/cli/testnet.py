@@ -14,7 +14,7 @@ from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes, table
 from p2pfleet.cli.processes import is_alive
 from p2pfleet.cli.testnet_run import run
-from p2pfleet.config import default_data_dir
+from p2pfleet.config.node_file import default_data_dir
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 
 _directory = click.option(
@@ -143,7 +143,7 @@ def node(
     """One node of a testnet; the only way to have one that lies."""
     from p2pfleet.cli.folders import join_network
     from p2pfleet.cli.run import run_node
-    from p2pfleet.config import load_config
+    from p2pfleet.config.node_file import load_config
 
     config = load_config(
         None,

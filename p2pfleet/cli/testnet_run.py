@@ -23,7 +23,7 @@ from p2pfleet.cli.testnet_publication import enlarge_model, publish_there
 from p2pfleet.cli.testnet_scenario import NetworkScenario, find_scenario, load_network_scenario
 from p2pfleet.cli.testnet_stage import Condition, Stage
 from p2pfleet.cli.waiting import outcome
-from p2pfleet.config import load_network
+from p2pfleet.config.network_file import load_network
 from p2pfleet.core.effects import RecordRow, SaveRecords
 from p2pfleet.core.errors import ExitCode
 from p2pfleet.core.model.ids import parse_peer

@@ -11,7 +11,7 @@ import trio
 from p2pfleet.adapters.sandbox import SandboxConfig, open_executors
 from p2pfleet.adapters.store import FilePacks, SqliteStore, lock_data_dir
 from p2pfleet.cli.folders import Place
-from p2pfleet.config import NodeConfig, load_config
+from p2pfleet.config.node_file import NodeConfig, load_config
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.model.ids import JobId, cid_from_sha256

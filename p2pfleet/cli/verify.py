@@ -11,7 +11,7 @@ from p2pfleet.cli.control import check_peer
 from p2pfleet.cli.folders import Place
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes
-from p2pfleet.config import NODE_FILE, default_data_dir, load_config
+from p2pfleet.config.node_file import NODE_FILE, default_data_dir, load_config
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import PeerId, peer_text
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from p2pfleet.config import ConfigError, load_network
+from p2pfleet.config.network_file import load_network
+from p2pfleet.config.toml_file import ConfigError
 from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text, sha256
 from p2pfleet.core.model.swarm_key import swarm_key_text
 from p2pfleet.runtime.closed import listed, read_admission, read_invitation

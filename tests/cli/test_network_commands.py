@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from p2pfleet.config import load_network, save_network
+from p2pfleet.config.network_file import load_network, save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import peer_text
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters

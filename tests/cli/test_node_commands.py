@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfleet.config import save_network
+from p2pfleet.config.network_file import save_network
 from p2pfleet.core.errors import ExitCode
 from tests.cli.conftest import Invoke, document
 from tests.cli.fake_node import (

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from p2pfleet.cli.output import Output
-from p2pfleet.config import load_config, save_network
+from p2pfleet.config.network_file import save_network
+from p2pfleet.config.node_file import load_config
 from p2pfleet.core.errors import ExitCode
 from p2pfleet.core.model.ids import parse_peer
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters

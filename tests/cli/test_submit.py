@@ -20,7 +20,8 @@ import trio
 
 import p2pfleet
 from p2pfleet.cli import submit, waiting
-from p2pfleet.config import NodeConfig, load_config, save_network
+from p2pfleet.config.network_file import save_network
+from p2pfleet.config.node_file import NodeConfig, load_config
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.comparison import OutputTolerance
 from tests.cli.conftest import Invoke, document

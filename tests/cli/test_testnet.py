@@ -18,7 +18,7 @@ import pytest
 import p2pfleet
 from p2pfleet.cli import local_network, processes
 from p2pfleet.cli.processes import ProcessName, is_alive, name_process, stop_processes
-from p2pfleet.config import load_network
+from p2pfleet.config.network_file import load_network
 from p2pfleet.core.errors import ExitCode
 from tests.cli.conftest import Invoke, document
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from p2pfleet.config import save_network
+from p2pfleet.config.network_file import save_network
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import PeerId, parse_peer
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters

@@ -8,14 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from p2pfleet.config import (
-    ConfigError,
-    NodeConfig,
-    default_data_dir,
-    load_config,
-    load_network,
-    save_network,
-)
+from p2pfleet.config.network_file import load_network, save_network
+from p2pfleet.config.node_file import NodeConfig, default_data_dir, load_config
+from p2pfleet.config.toml_file import ConfigError
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.core.model.ids import parse_peer
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters, SignedRequirement

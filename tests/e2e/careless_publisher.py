@@ -17,7 +17,7 @@ import trio
 
 from p2pfleet.app import RunningNode, SubmitRequest
 from p2pfleet.cli.embedded import with_node
-from p2pfleet.config import load_config
+from p2pfleet.config.node_file import load_config
 from p2pfleet.core.model.ids import Digest, NetworkId, PeerId, cid_of, sha256
 from p2pfleet.core.model.job import Exact, Limits, UnitInput, UnitTable
 from p2pfleet.core.wire.codec import encode

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from p2pfleet.config import save_network
+from p2pfleet.config.network_file import save_network
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 from tests.e2e.local import NodeProcess, wait_until
 

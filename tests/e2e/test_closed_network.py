@@ -12,7 +12,7 @@ import pytest
 
 from p2pfleet.adapters.store import load_or_create_identity, peer_of
 from p2pfleet.cli.folders import set_up
-from p2pfleet.config import load_network, save_network
+from p2pfleet.config.network_file import load_network, save_network
 from p2pfleet.core.model.ids import peer_text
 from tests.e2e.local import NodeProcess, document, node, wait_until
 

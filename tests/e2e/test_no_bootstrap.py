@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pfleet.cli.internet import Host, Internet
-from p2pfleet.config import save_network
+from p2pfleet.config.network_file import save_network
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 from tests.e2e.hosts import PORT, Tag, node_in, wants_hosts
 from tests.e2e.local import NodeProcess, wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2pfleet.cli.internet import Host, Internet, Weather
-from p2pfleet.config import save_network
+from p2pfleet.config.network_file import save_network
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 from p2pfleet.resources import resource_path
 from tests.e2e.hosts import Tag, node_in, wants_hosts

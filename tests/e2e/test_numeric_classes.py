@@ -17,7 +17,7 @@ import pytest
 
 from p2pfleet.adapters.sandbox.inside.onnx_writer import node, write_model
 from p2pfleet.adapters.sandbox.inside.probe_values import floats
-from p2pfleet.config import save_network
+from p2pfleet.config.network_file import save_network
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 from p2pfleet.verify import verify_results
 from tests.e2e.local import NodeProcess, finished, wait_until

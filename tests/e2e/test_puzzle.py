@@ -13,7 +13,7 @@ import trio
 from p2pfleet import app
 from p2pfleet.adapters.store import load_or_create_identity, peer_of
 from p2pfleet.app import SubmitRequest, open_node
-from p2pfleet.config import NodeConfig
+from p2pfleet.config.node_file import NodeConfig
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.ids import PeerId, parse_peer, peer_text
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from p2pfleet.app import RunningNode, SubmitRequest, open_node
-from p2pfleet.config import NodeConfig
+from p2pfleet.config.node_file import NodeConfig
 from p2pfleet.core.errors import P2pfleetError
 from p2pfleet.core.model.network import NetworkFile, NetworkParameters
 from p2pfleet.resources import resource_path

@@ -128,12 +128,6 @@ class Publisher(msgspec.Struct):
         answers and wait for more: the publisher may have withdrawn votes that others still count.
         Where the replicas are used up, it is endorsements and further attempts that are missing.
         """
-        lost = [
-            number
-            for digest, numbers in self.wanted.items()
-            if self.failures.get(digest, 0) >= FAILURES_LOST
-            for number in numbers
-        ]
         waiting = [
             number
             for number in settlement.begun
@@ -145,9 +139,20 @@ class Publisher(msgspec.Struct):
                 or settlement.missing(number, settlement.flying(number, now, counts), now)
             )
         ]
-        units = sorted({*lost, *waiting})
+        units = sorted({*self.lost_units(), *waiting})
         start = turn * WANTED_MAX % max(1, len(units))
         return tuple(sorted((units[start:] + units[:start])[:WANTED_MAX]))
+
+    def lost_units(self) -> list[int]:
+        """Units whose output could not be had from anybody who may have it."""
+        if not self.failures:
+            return []
+        return [
+            number
+            for digest, numbers in self.wanted.items()
+            if self.failures.get(digest, 0) >= FAILURES_LOST
+            for number in numbers
+        ]
 
     def peer_came(self) -> None:
         """Somebody is here again who may have what is missing: do not wait any longer."""
