@@ -27,7 +27,7 @@ help:
 	@echo 'make lint     the quick part of it: ruff, mypy, import-linter'
 	@echo 'make format   let ruff rewrite what it can'
 	@echo 'make long     the tests that take over a minute each'
-	@echo 'make soak     the tests that run for hours'
+	@echo 'make soak     half an hour of 8 nodes under load'
 	@echo 'make sim      all scenarios in the simulator, 20 seeds each, twice (make sim SEEDS=100)'
 	@echo 'make conformance, make fuzz, make bench-sandbox'
 	@echo '              the sandbox against all of ONNX'"'"'s own tests, against mutated models'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pfleet.cli.options import common
-from p2pfleet.cli.output import Output, exit_codes, table
+from p2pfleet.cli.output import Output, duration, exit_codes, table
 from p2pfleet.core.errors import ExitCode, P2pfleetError
 from p2pfleet.resources import resource_path
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SEEDS_MAX = 10_000
 STORY_LINES = 200
+NEWS_AFTER_S = 20.0
 ALL = "all"
 
 
@@ -99,7 +100,12 @@ def sim(
     hashes: list[str] = []
     events = core_events = 0
     spent = 0.0
-    for path, plan in _scenarios(scenario, output):
+    plans = _scenarios(scenario, output)
+    began = time.monotonic()
+    for count, (path, plan) in enumerate(plans):
+        if count and (passed := time.monotonic() - began) > NEWS_AFTER_S:
+            left = passed / count * (len(plans) - count)
+            output.note(f"{count} of {len(plans)} scenarios are done, about {duration(left)} left")
         if story is not None:
             lines += _told(plan, seed, story, job)
         rows = []

@@ -1,12 +1,12 @@
-"""Five nodes under continuous small jobs: is anything lost, does anything grow?
+"""Nodes under continuous small jobs: is anything lost, does anything grow?
 
-    python tests/bench/steady_load.py [--minutes 10] [--output FILE.json]
+    python tests/bench/steady_load.py [--minutes 10] [--nodes 5] [--output FILE.json]
 
 Real processes on loopback. Every few seconds a job of a few small units is published; every
 certified output is compared with plain onnxruntime's. Once in ten seconds each node's memory,
-tasks, file descriptors and connections are read from its control socket; at the end a straight
-line is laid through the second half of each series (in the first, caches and the memory of ended
-jobs fill), and its slope an hour is printed. "Flat" means: in a day the slope would add less than a
+tasks, file descriptors and connections are read from its control socket, its threads from the
+system; at the end a straight line is laid through the second half of each series (in the first,
+caches and the memory of ended jobs fill), and its slope an hour is printed. "Flat" means: in a day the slope would add less than a
 fifth of what is there, or it is less than what the scatter of the series can make.
 """
 
@@ -32,7 +32,7 @@ from onnx import TensorProto, helper
 from p2pfleet.adapters.control.client import ControlClient
 from p2pfleet.core.errors import P2pfleetError
 
-SERIES = ("memory_mb", "tasks", "open_files", "peers")
+SERIES = ("memory_mb", "tasks", "open_files", "threads", "peers")
 SAMPLE_S = 10.0
 UNITS = 4
 
@@ -97,14 +97,14 @@ def slope_per_hour(times: list[float], values: list[float]) -> float:
     return float(np.polyfit(times[start:], values[start:], 1)[0]) * 3600
 
 
-def run(minutes: float, output: Path | None) -> int:
+def run(minutes: float, nodes: int, output: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="p2pfleet-steady-") as folder:
-        return _run(Path(folder), minutes, output)
+        return _run(Path(folder), minutes, nodes, output)
 
 
-def _run(base: Path, minutes: float, output: Path | None) -> int:
+def _run(base: Path, minutes: float, nodes: int, output: Path | None) -> int:
     net = base / "net"
-    p2pfleet("testnet", "up", "--nodes", "5", "--dir", str(net))
+    p2pfleet("testnet", "up", "--nodes", str(nodes), "--dir", str(net))
     process: subprocess.Popen[bytes] | None = None
     try:
         process, publisher = start_publisher(base)
@@ -133,6 +133,7 @@ def _run(base: Path, minutes: float, output: Path | None) -> int:
                 times.append(elapsed)
                 for name, client in clients.items():
                     status = client.call("status")
+                    status["threads"] = processes[name].num_threads()
                     for key in SERIES:
                         series[name][key].append(float(status[key]))
                     cpu = processes[name].cpu_times()
@@ -224,7 +225,7 @@ def summarize(
         rows["cpu_share"] = {"mean": round((cpu[-1] - cpu[0]) / max(times[-1] - times[0], 1), 4)}
         nodes[name] = rows
     return {
-        "what": "5 volunteers and a publisher on loopback, continuous jobs of 4 small units",
+        "what": f"{len(series) - 1} volunteers and a publisher, continuous jobs of {UNITS} small units",
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
@@ -270,6 +271,7 @@ def print_table(report: dict[str, Any]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    sys.exit(run(arguments.minutes, arguments.output))
+    sys.exit(run(arguments.minutes, arguments.nodes, arguments.output))

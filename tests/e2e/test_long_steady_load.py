@@ -15,21 +15,21 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 
 @pytest.mark.parametrize(
-    ("minutes", "name"),
+    ("minutes", "nodes", "name"),
     [
-        pytest.param(10, "steady_load", marks=pytest.mark.long),
-        pytest.param(120, "steady_load_soak", marks=pytest.mark.soak),
+        pytest.param(10, 5, "steady_load", marks=pytest.mark.long),
+        pytest.param(30, 8, "steady_load_soak", marks=pytest.mark.soak),
     ],
 )
-def test_five_nodes_under_continuous_jobs_lose_nothing(
-    minutes: int, name: str, capfd: pytest.CaptureFixture[str]
+def test_nodes_under_continuous_jobs_lose_nothing_and_stay_as_they_are(
+    minutes: int, nodes: int, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = BENCH / "results" / f"{name}.json"
     with capfd.disabled():
         done = subprocess.run(
             [
                 sys.executable, BENCH / "steady_load.py",
-                "--minutes", str(minutes), "--output", output,
+                "--minutes", str(minutes), "--nodes", str(nodes), "--output", output,
             ],
             check=False,
             timeout=minutes * 60 + 600,
