@@ -6,8 +6,9 @@ Real processes on loopback. Every few seconds a job of a few small units is publ
 certified output is compared with plain onnxruntime's. Once in ten seconds each node's memory,
 tasks, file descriptors and connections are read from its control socket, its threads from the
 system; at the end a straight line is laid through the second half of each series (in the first,
-caches and the memory of ended jobs fill), and its slope an hour is printed. "Flat" means: in a day the slope would add less than a
-fifth of what is there, or it is less than what the scatter of the series can make.
+caches and the memory of ended jobs fill), and its slope an hour is printed. "Flat" means: in a day
+the slope would add less than a fifth of what is there, or it is less than what the scatter of the
+series can make.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ def summarize(
         rows["cpu_share"] = {"mean": round((cpu[-1] - cpu[0]) / max(times[-1] - times[0], 1), 4)}
         nodes[name] = rows
     return {
-        "what": f"{len(series) - 1} volunteers and a publisher, continuous jobs of {UNITS} small units",
+        "what": f"{len(series) - 1} volunteers, a publisher, endless jobs of {UNITS} small units",
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
