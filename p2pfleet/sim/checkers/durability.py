@@ -18,6 +18,15 @@ class Durability(Checker):
     """No judgement of an honest node is lost in a crash, none is made up in a restart."""
 
     name = "durability"
+    looks_at = (ef.SaveJobsRecord,)
+
+    def __init__(self, *what: object) -> None:
+        super().__init__(*what)  # type: ignore[arg-type]
+        self._records: dict[tuple[int, bytes], bool] = {}
+
+    def synced(self, machine: Machine, write: ef.Write) -> None:
+        assert isinstance(write, ef.SaveJobsRecord)
+        self._records[machine.number, write.record.hash] = True
 
     def acting(self, machine: Machine, act: ef.Act) -> None:
         if isinstance(act, ef.Gossip):
@@ -31,6 +40,8 @@ class Durability(Checker):
             stored = machine.disk.jobs.get(verified.frame.job)
             if stored is not None and stored.state != "active":
                 return  # the job ended, and its frames were forgotten, in the same transaction
+        if (machine.number, sealed.hash) in self._records:
+            return  # it may have been forgotten, or replaced, in the same transaction
         if not machine.disk.holds(sealed):
             self.violated(machine.name, "announced what is not durable")
 
