@@ -87,9 +87,13 @@ format: $(VENV)/.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# tests/conftest.py puts the quick folders first.
+# First what only computes, as many at a time as there are cores; then what starts processes, listens
+# and waits, one at a time. tests/conftest.py puts the quick folders first. pytest exits with 5 when
+# ARGS choose no test of a half.
+PURE := $(addprefix tests/,core properties spec conformance simulation)
 test: lint
-	$(BIN)/python -m pytest -m 'not long and not soak' $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(PURE) $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m 'not long and not soak' $(addprefix --ignore=,$(PURE)) $(ARGS)
 
 # pytest exits with 5 when no test carries the mark.
 long soak: $(VENV)/.stamp
