@@ -342,6 +342,7 @@ class RunningNode:
                 "id": node.network.hex(),
                 "closed": node.roster.closed,
                 "member": node.roster.member(node.me),
+                "outside": node.roster.outside(node.me),
                 "refused": dict(self._network.refused),
             },
             "version": __version__,

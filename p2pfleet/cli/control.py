@@ -60,6 +60,8 @@ def status(output: Output, place: Place) -> None:
     lines = [f"{key:<10}{value}" for key, value in rows.items()]
     if found.get("upgrade"):
         lines.insert(2, f"{'upgrade':<10}{found['upgrade']}")
+    if network.get("outside"):
+        lines.insert(2, f"{'member':<10}no: {network['outside']}")
     if found.get("clock", {}).get("warning"):
         lines.insert(2, f"{'clock':<10}{found['clock']['warning']}")
     lines += [f"{'address':<10}{address}" for address in found["addresses"]]

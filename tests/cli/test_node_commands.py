@@ -39,6 +39,14 @@ def test_status_shows_the_node_and_why_it_is_idle(invoke: Invoke, node: FakeNode
     assert "paused, resumes in 1 min 30 s" in invoke("status").stdout
 
 
+def test_status_says_why_a_closed_network_keeps_the_node_out(
+    invoke: Invoke, node: FakeNode
+) -> None:
+    network = {**node.status()["network"], "member": False, "outside": "the owner removed it"}
+    node.answers["status"] = lambda _: {**node.status(), "network": network}
+    assert "member    no: the owner removed it\n" in invoke("status").stdout
+
+
 def test_status_shows_how_strong_the_sandbox_is_and_what_would_make_it_stronger(
     invoke: Invoke, node: FakeNode
 ) -> None:

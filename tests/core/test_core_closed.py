@@ -109,6 +109,8 @@ def test_a_rolled_back_page_is_ignored_and_a_newer_one_replaces_it() -> None:
     assert roster.member(BOB)
     assert isinstance(roster.take_page(newest[0]), Accept)
     assert not roster.member(BOB)
+    assert "removed" in roster.outside(BOB)
+    assert "no member has let" in roster.outside(MALLORY)
 
 
 def test_a_removed_member_is_parted_from_at_once_and_others_are_told() -> None:

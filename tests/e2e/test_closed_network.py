@@ -98,3 +98,4 @@ def test_an_invitation_lets_one_machine_in_while_the_owner_is_away_and_strangers
                 return [status(each)["peers"] for each in (one, three)] == [1, 0]
 
             wait_until("the removed one is out", parted, REACTION_S)
+            assert "removed" in status(three)["network"]["outside"]

@@ -285,18 +285,19 @@ class Host:
     def leave(self, peer: PeerId) -> None:
         """Part from ``peer`` when what is queued for it has left, and refuse it for a while."""
         self._bans.hold_off(peer)
-        self._tasks.start_soon(self._leave, peer)
+        self._tasks.start_soon(self._leave, library_id(peer))
 
-    async def _leave(self, peer: PeerId) -> None:
+    async def _leave(self, identity: Any) -> None:
         await trio.sleep(LEAVE_S)
-        await self._sessions.close(library_id(peer))
+        await self._sessions.close(identity)
 
     def reconsider(self) -> None:
         """Who belongs to the closed network has changed: part from the others, dial the new."""
         for identity in list(self._swarm.connections):
             if not self._door.admits(identity):
                 self._door.turn_away(identity)
-                self._tasks.start_soon(self._sessions.close, identity)
+                # Not before it has heard why.
+                self._tasks.start_soon(self._leave, identity)
         self._dialler.wake()
 
     async def put_record(self, key: str, data: bytes) -> bool:

@@ -63,6 +63,17 @@ class Roster(msgspec.Struct):
             return True
         return belongs(peer, self.entries, self.named, self.terms.owner)
 
+    def outside(self, peer: PeerId) -> str:
+        """Why nobody of a closed network talks to ``peer``, and what to do; empty for a member."""
+        if self.member(peer):
+            return ""
+        if peer in self.entries:
+            return "the network's owner removed this node: ask the owner whether it may come back"
+        return (
+            "no member has let this node in yet: ask the network's owner to add its peer id or for "
+            "an invitation ('p2pfleet network join')"
+        )
+
     def knows(self, peer: PeerId) -> bool:
         """Whether this node talks to ``peer`` at all."""
         if self.member(peer):
