@@ -317,6 +317,21 @@ class Watch(_Effect, frozen=True, tag="Watch"):
     peers: tuple[PeerId, ...]
 
 
+class Want(_Effect, frozen=True):
+    """So many ``peers`` that provide a key of the DHT are wanted as connections; ``provide``: this
+    node says that it is one of them."""
+
+    key: bytes
+    peers: int
+    provide: bool
+
+
+class Attend(_Effect, frozen=True, tag="Attend"):
+    """Be connected with those who serve the same shards. It replaces what was asked for before."""
+
+    wants: tuple[Want, ...]
+
+
 class OpenJob(_Effect, frozen=True, tag="OpenJob"):
     """Get model and unit table and check them; ends in JobOpened or JobUnavailable."""
 
@@ -448,6 +463,7 @@ Act = (
     | Reconsider
     | Leave
     | Watch
+    | Attend
     | OpenJob
     | Execute
     | Withdraw

@@ -313,6 +313,8 @@ class Machine:
                 pass  # there is no DHT here: peers hand records on
             case ef.Prove():
                 self._prove(act)
+            case ef.Attend(wants=wants):
+                self.world.network.attend(self.number, wants)
             case ef.Report() | ef.Reconsider() | ef.Leave() | ef.Watch():
                 pass
             case ef.Sign():

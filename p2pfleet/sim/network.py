@@ -8,9 +8,11 @@ connection, the hellos, are lost with it only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from p2pfleet.core import events as ev
+from p2pfleet.core.effects import Want
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.wire.messages import Sealed
 from p2pfleet.sim.kernel import Kernel
@@ -19,6 +21,10 @@ from p2pfleet.sim.scenario import NetworkQuality
 QUEUE_MAX = 1024
 GOSSIP_SWALLOWS_MS = 120_000
 CONNECT_MS = (5, 400)
+CONNECTIONS_MAX = 50
+GOSSIP_DEGREE = 8
+LOOKUP_MS = (1_000, 3_000)
+LOOKUP_AGAIN_MS = 20_000
 
 
 class Station(Protocol):
@@ -67,6 +73,11 @@ class Network:
         self.islands: dict[int, frozenset[int]] = {}
         self.delivered = 0
         self.lost = 0
+        self.providers: dict[bytes, dict[int, bool]] = {}
+        self.wants: dict[int, tuple[Want, ...]] = {}
+        self.most_connections = 0
+        self.lookups = 0
+        self._asking: dict[int, int] = {}
         self._seen: list[dict[bytes, int]] = []
         self._jitter = quality.jitter_ms
 
@@ -149,6 +160,7 @@ class Network:
 
     def forget(self, number: int) -> None:
         """A machine went off: it will know of no connection when it is on again."""
+        self.attend(number, ())
         for other in self.neighbours[number]:
             self.links[number, other].known = None
         self._seen[number].clear()
@@ -158,6 +170,68 @@ class Network:
         other = self.by_peer.get(peer)
         link = None if other is None else self.links.get((number, other.number))
         return link is not None and link.up
+
+    # ---- who looks for whom ------------------------------------------------------------------
+
+    def attend(self, number: int, wants: Sequence[Want]) -> None:
+        """A machine wants to be connected with those who provide some keys, and provides some."""
+        for want in self.wants.pop(number, ()):
+            self.providers.get(want.key, {}).pop(number, None)
+        self._asking[number] = self._asking.get(number, 0) + 1
+        if not wants:
+            return
+        self.wants[number] = tuple(wants)
+        for want in wants:
+            if want.provide:
+                self.providers.setdefault(want.key, {})[number] = True
+        self.kernel.later(self.kernel.draw(LOOKUP_MS), self._look_up, number, self._asking[number])
+
+    def _look_up(self, number: int, asking: int) -> None:
+        if self._asking.get(number) != asking:
+            return
+        chance = self.kernel.random
+        for want in self.wants.get(number, ()):
+            found = [one for one in self.providers.get(want.key, {}) if one != number]
+            near = [o for o in found if (number, o) in self.links and self.links[number, o].up]
+            lacking = min(want.peers, len(found)) - len(near)
+            if lacking <= 0:
+                continue
+            self.lookups += 1
+            known = dict.fromkeys(near)
+            far = [one for one in found if one not in known]
+            for other in chance.sample(far, min(lacking, len(far))):
+                self._meet(number, other)
+        self.kernel.later(LOOKUP_AGAIN_MS, self._look_up, number, asking)
+
+    def _meet(self, a: int, b: int) -> None:
+        if not self._whole(a, b):
+            return
+        for one in (a, b):
+            if len(self.neighbours[one]) >= CONNECTIONS_MAX and not self._displace(one):
+                return
+        if (a, b) not in self.links:
+            base = self.kernel.draw(self.quality.latency_ms)
+            for one, other in ((a, b), (b, a)):
+                self.links[one, other] = Link(self.stations[one], self.stations[other], base)
+        if b not in self.neighbours[a]:
+            self.neighbours[a].append(b)
+            self.neighbours[b].append(a)
+            count = max(len(self.neighbours[a]), len(self.neighbours[b]))
+            self.most_connections = max(self.most_connections, count)
+        if not self.links[a, b].up:
+            self.kernel.later(self.kernel.draw(CONNECT_MS), self._connect, a, b)
+
+    def _displace(self, number: int) -> bool:
+        """Part from a neighbour that is wanted for nothing; whether there was one."""
+        mine = {want.key for want in self.wants.get(number, ())}
+        for other in self.neighbours[number]:
+            theirs = {want.key for want in self.wants.get(other, ())}
+            if mine.isdisjoint(theirs):
+                self._down(number, other)
+                self.neighbours[number].remove(other)
+                self.neighbours[other].remove(number)
+                return True
+        return False
 
     # ---- messages ----------------------------------------------------------------------------
 
@@ -205,7 +279,10 @@ class Network:
         return True
 
     def _flood(self, number: int, sealed: Sealed, source: int | None) -> None:
-        for other in self.neighbours[number]:
+        neighbours = self.neighbours[number]
+        if self.quality.degree:
+            neighbours = neighbours[:GOSSIP_DEGREE]
+        for other in neighbours:
             link = self.links[number, other]
             if other == source or not link.up:
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from p2pfleet.core.effects import Effect, Send, ShutJob, Sign, UnitRow
+from p2pfleet.core.effects import Effect, Send, ShutJob, Sign, UnitRow, Want
 from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.frames import FrameLog
 from p2pfleet.core.machines.publisher import Publisher
@@ -425,6 +425,14 @@ class Job(msgspec.Struct):
         if list(volunteer.served) != wanted:
             volunteer.serve(settlement, tuple(wanted))
         return joined, left
+
+    def attend(self, now: Millis) -> list[Want]:
+        """With whom to be connected for this job's sake, if it has several shards."""
+        if self.manifest.shards == 1 or not self.joined:
+            return []
+        if self.publisher is not None:
+            return self.shards.visit(self.id, self.settlement.all_final, now)
+        return self.shards.wants(self.id, self.settlement.undecided)
 
     def tell_shards(self, now: Millis) -> ShardsSummary | None:
         """What to tell of the shards of this job, if it has several and this node takes part."""

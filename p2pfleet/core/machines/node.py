@@ -12,6 +12,7 @@ import msgspec
 
 from p2pfleet.core import events as ev
 from p2pfleet.core.effects import (
+    Attend,
     CloseJob,
     DropAcceptance,
     Effect,
@@ -33,6 +34,7 @@ from p2pfleet.core.effects import (
     SetPaused,
     ShutJob,
     Sign,
+    Want,
     Watch,
     Withdraw,
 )
@@ -111,6 +113,7 @@ PROOFS_TOLD = 8
 RETELL_ONE_IN = 4
 CUSTODY_BYTES = 2**31
 WATCH_MS = 1_000
+ATTEND_MS = 5_000
 _VOTES = (Reveal, Endorse)
 
 
@@ -157,6 +160,8 @@ class Node(msgspec.Struct):
     turn: int = 0
     watched: tuple[PeerId, ...] = ()
     watch_at: Millis = Millis(0)
+    attending: tuple[Want, ...] = ()
+    attend_at: Millis = Millis(0)
 
     @classmethod
     def create(
@@ -215,6 +220,8 @@ class Node(msgspec.Struct):
                     effects.extend(job.flush(self.me, self.incarnation))
             if now >= self.watch_at:
                 effects.extend(self._watch(now))
+            if self.attend_at <= now:
+                effects.extend(self._attend(now))
         return effects
 
     def _route(self, event: Event, now: Millis) -> list[Effect]:
@@ -403,6 +410,15 @@ class Node(msgspec.Struct):
                 return []
             case _:
                 assert_never(event)
+
+    def _attend(self, now: Millis) -> list[Effect]:
+        """With whom to be connected from now on; looked at on the way, like :meth:`_watch`."""
+        self.attend_at = Millis(now + ATTEND_MS)
+        wants = tuple(want for job in self.jobs.values() for want in job.attend(now))
+        if wants == self.attending:
+            return []
+        self.attending = wants
+        return [Attend(wants)]
 
     def _watch(self, now: Millis) -> list[Effect]:
         """Who is to be watched closely from now on; looked at on the way, and needs no tick: while

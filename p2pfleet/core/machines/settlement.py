@@ -47,6 +47,7 @@ DEBT_WINDOWS = 4
 ENDORSED_BY_MS = 30_000
 IN_VAIN_MS = 60_000
 ATTEMPT_MAX = 255
+FINAL = ("settled", "failed")
 DECIDED = ("certified", "settled", "failed")
 
 Counts = Callable[[PeerId], bool]
@@ -99,7 +100,7 @@ class Settlement(msgspec.Struct):
     says whether there is a trust snapshot that weighs votes, so that newcomers count less: by a
     fixed quorum all count alike, whatever the manifest names; volunteers of such a job do not even
     have the snapshot, and have to come to what its publisher does. ``decided`` counts by shard the
-    units that are certified, settled or failed; ``latest`` is by author and shard.
+    units that are certified, settled or failed, ``finals`` those that are settled or failed; ``latest`` is by author and shard.
     """
 
     job: JobId
@@ -110,6 +111,7 @@ class Settlement(msgspec.Struct):
     units: dict[int, Unit] = {}
     tally: dict[str, int] = {}
     decided: dict[int, int] = {}
+    finals: dict[int, int] = {}
     latest: dict[tuple[PeerId, int], Place] = {}
     commits: dict[tuple[FrameHash, int], Known] = {}
     heard: dict[FrameHash, Heard] = {}
@@ -172,6 +174,11 @@ class Settlement(msgspec.Struct):
         terms = self.manifest
         size = shards.size_of(terms.units, terms.shards, shard)
         return size - self.decided.get(shard, 0)
+
+    def all_final(self, shard: int) -> bool:
+        """Whether nothing of a shard changes any more."""
+        terms = self.manifest
+        return self.finals.get(shard, 0) == shards.size_of(terms.units, terms.shards, shard)
 
     def checks(self, peer: PeerId) -> int:
         """What the trust snapshot says of a peer; 0: a newcomer."""
@@ -735,6 +742,9 @@ class Settlement(msgspec.Struct):
         if (unit.state in DECIDED) != (state in DECIDED):
             shard = self.shard(number)
             self.decided[shard] = self.decided.get(shard, 0) + (1 if state in DECIDED else -1)
+        if state in FINAL and unit.state not in FINAL:
+            shard = self.shard(number)
+            self.finals[shard] = self.finals.get(shard, 0) + 1
         if unit.state != "open":
             self.tally[unit.state] -= 1
         if state != "open":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from p2pfleet.core.effects import Want
 from p2pfleet.core.model.ids import JobId, Millis, PeerId
 from p2pfleet.core.rules import shards as rule
 from p2pfleet.core.wire.messages import SHARD_ROWS_MAX, Manifest, ShardRow, ShardsSummary
@@ -27,6 +28,10 @@ DOUBT_MS = 60_000
 MEMBERS_MAX = 256
 HELD_MAX = 64
 AGE_MAX_S = 3_600
+VISIT_MS = 20_000
+VISITS = 4
+VISITED = 2
+KEPT_KNOWN = 8
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True):
@@ -82,6 +87,9 @@ class Shards(msgspec.Struct):
     order: list[int] = []
     look_at: Millis | None = None
     doubt_at: Millis = Millis(0)
+    visited: list[int] = []
+    visit_at: Millis = Millis(0)
+    visits: int = 0
     turn: int = 0
 
     @classmethod
@@ -204,6 +212,36 @@ class Shards(msgspec.Struct):
     def _speak(self, shard: int, undecided: int, now: Millis) -> None:
         mates = len(self.members.get(shard, ())) + (shard in self.served)
         self.heard[shard] = Heard(mates, undecided, now)
+
+    # ---- whom to be connected with -----------------------------------------------------------
+
+    def wants(self, job: JobId, undecided: Callable[[int], int]) -> list[Want]:
+        """As a volunteer: mates in the shards that it serves, and to be found for those that are
+        done and of which it is a record keeper."""
+        found = [
+            Want(rule.meeting_key(job, shard), rule.MATES_MAX, provide=True)
+            for shard in self.served
+        ]
+        done = [shard for shard in self.known if shard not in self.served and not undecided(shard)]
+        kept = [shard for shard in done if self.speaks(shard)]
+        found.extend(
+            Want(rule.meeting_key(job, shard), 0, provide=True) for shard in kept[-KEPT_KNOWN:]
+        )
+        return found
+
+    def visit(self, job: JobId, final: Callable[[int], bool], now: Millis) -> list[Want]:
+        """As the publisher: a few members of a few shards that are not final, in turn, and first
+        of those of which nobody is here."""
+        if now >= self.visit_at:
+            self.visit_at = Millis(now + VISIT_MS)
+            turn = [(self.visits + step) % self.count for step in range(self.count)]
+            left = [shard for shard in turn if not final(shard)]
+            alone = [shard for shard in left if shard not in self.members]
+            rest = [shard for shard in left if shard in self.members]
+            self.visited = sorted((alone + rest)[:VISITS])
+            if left:
+                self.visits = left[min(VISITS, len(left)) - 1] + 1
+        return [Want(rule.meeting_key(job, shard), VISITED, False) for shard in self.visited]
 
     # ---- where to work -----------------------------------------------------------------------
 

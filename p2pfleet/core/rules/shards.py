@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import gcd
 
-from p2pfleet.core.model.ids import PeerId
+from p2pfleet.core.model.ids import JobId, PeerId
 from p2pfleet.core.rules.sortition import TICKETS
 
 CROWD = 16
@@ -31,6 +31,7 @@ HELPERS = 4
 """How many volunteers are called to a starving shard at first, for each that it lacks."""
 
 _RANK = b"p2pfleet-shard-1:"
+_MEETING = b"p2pfleet-meeting-1:"
 _SHUFFLE = b"p2pfleet-shuffle-1:"
 
 
@@ -101,6 +102,12 @@ def crowded_out(salt: bytes, shard: int, peer: PeerId, mates: Sequence[PeerId]) 
         return False
     mine = rank(salt, shard, peer)
     return sum(rank(salt, shard, mate) < mine for mate in mates) >= MATES_MAX
+
+
+def meeting_key(job: JobId, shard: int) -> bytes:
+    """The DHT provider key under which those who serve a shard find each other: a SHA-256
+    multihash over the domain, the job and the shard (8 bytes, big-endian)."""
+    return b"\x12\x20" + hashlib.sha256(_MEETING + job + shard.to_bytes(8, "big")).digest()
 
 
 def common_order(salt: bytes, shard: int) -> bytes:
