@@ -35,6 +35,12 @@ ALL = "all"
 @click.option("--quick", is_flag=True, help="A rough --table in seconds.")
 @click.option("--check", is_flag=True, help="Cells of the --table in the full simulator instead.")
 @click.option(
+    "--scale",
+    "sizes",
+    metavar="NODES,...",
+    help="What a unit costs in networks of these sizes instead, such as 32,128,512.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
@@ -73,7 +79,7 @@ ALL = "all"
 @click.pass_obj
 def sim(
     output: Output, scenario: str | None, table_name: str | None, quick: bool, check: bool,
-    seed: int, seeds: int, story: int | None, job: int, traces: Path | None,
+    sizes: str | None, seed: int, seeds: int, story: int | None, job: int, traces: Path | None,
 ) -> None:  # fmt: skip
     """Run SCENARIO in the simulator: the core of real nodes in a world made of one seed.
 
@@ -86,8 +92,11 @@ def sim(
     if table_name is not None:
         (_cross_check if check else _credibility)(output, seed, quick)
         return
+    if sizes is not None:
+        _scale(output, sizes, seed)
+        return
     if scenario is None:
-        raise click.UsageError("name a SCENARIO, 'all', or --table credibility.")
+        raise click.UsageError("name a SCENARIO, 'all', --table credibility, or --scale.")
     from p2pfleet.sim.run import simulate
 
     # A run makes much and leaves no cycles until it ends: looking for them often is a twentieth of
@@ -155,6 +164,26 @@ def _cross_check(output: Output, seed: int, quick: bool) -> None:
     found = cross_check(seed, quick, output.note)
     output.result({**msgspec.to_builtins(found), "agrees": found.agrees}, lines(found))
     if not found.agrees:
+        raise SystemExit(ExitCode.FAILED)
+
+
+def _scale(output: Output, sizes: str, seed: int) -> None:
+    import msgspec
+
+    from p2pfleet.sim.scale import HEADINGS, NODES_MAX, legend, row, scale
+
+    try:
+        wanted = [int(size) for size in sizes.split(",")]
+    except ValueError:
+        raise click.UsageError("--scale wants numbers, such as 32,128,512.") from None
+    if not all(2 <= size <= NODES_MAX for size in wanted):
+        raise click.UsageError(f"--scale wants from 2 to {NODES_MAX} nodes.")
+    found = scale(wanted, seed, output.note)
+    done = all(cost.settled == cost.units for cost in found)
+    lines = [*table(HEADINGS, [row(cost) for cost in found]), "", *legend()]
+    document = {"done": done, "seed": seed, "sizes": msgspec.to_builtins(found)}
+    output.result(document, lines)
+    if not done:
         raise SystemExit(ExitCode.FAILED)
 
 

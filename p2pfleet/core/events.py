@@ -171,7 +171,8 @@ class JobsSummaryReceived(_Event, frozen=True, tag="JobsSummaryReceived"):
 
 class FramesSummaryReceived(_Event, frozen=True, tag="FramesSummaryReceived"):
     """``peer`` holds these frames of a shard (and the trust snapshot of this number), and asks for
-    the others; ``serving``: it takes part in the shard."""
+    the others (without ``whole``: for those that this node wrote); ``serving``: it takes part in
+    the shard."""
 
     peer: PeerId
     job: JobId
@@ -179,6 +180,7 @@ class FramesSummaryReceived(_Event, frozen=True, tag="FramesSummaryReceived"):
     snapshot: int = -1
     shard: int = 0
     serving: bool = True
+    whole: bool = True
 
 
 class ShardsSummaryReceived(_Event, frozen=True, tag="ShardsSummaryReceived"):

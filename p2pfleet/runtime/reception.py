@@ -220,7 +220,7 @@ def _message(peer: PeerId, message: Message, network: NetworkId) -> Interpreted:
             return JobsSummaryReceived(peer, open_jobs, closed)
         case FramesSummary(job=job, positions=positions, snapshot=snapshot):
             return FramesSummaryReceived(
-                peer, job, positions, snapshot, message.shard, message.serving
+                peer, job, positions, snapshot, message.shard, message.serving, message.whole
             )
         case ShardsSummary(job=job, rows=rows):
             return ShardsSummaryReceived(peer, job, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from p2pfleet.core import events as ev
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, JobId, cid_of
@@ -31,8 +33,15 @@ JUDGED_MS = 1_000
 class Cluster:
     """Built from a scenario and a seed; :attr:`published` fills up as jobs are published."""
 
-    def __init__(self, scenario: Scenario, kernel: Kernel, trace: Trace) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        kernel: Kernel,
+        trace: Trace,
+        make: Callable[..., Machine] = Machine,
+    ) -> None:
         self.scenario, self.kernel, self.trace = scenario, kernel, trace
+        self._make = make
         self.network = Network(kernel, scenario.network)
         self.world = World(kernel, self.network, trace)
         self.world.sync_ms = scenario.disk.sync_ms
@@ -47,7 +56,7 @@ class Cluster:
                 skew = chance.randint(-clocks.skew_ms, clocks.skew_ms)
                 drift = chance.randint(-clocks.drift_ppm, clocks.drift_ppm)
                 name = f"{kind.name}-{number}"
-                machine = Machine(self.world, len(self.machines), name, kind, skew, drift)
+                machine = self._make(self.world, len(self.machines), name, kind, skew, drift)
                 machine.behaviour = ADVERSARIES[kind.adversary](machine)
                 self.machines.append(machine)
         self.world.by_peer = {machine.peer: machine for machine in self.machines}

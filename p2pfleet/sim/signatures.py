@@ -141,7 +141,7 @@ def heard(source: PeerId, message: ms.Message) -> ev.Event | None:
             return ev.JobsSummaryReceived(source, open_jobs, closed)
         case ms.FramesSummary(job=job, positions=positions, snapshot=snapshot):
             return ev.FramesSummaryReceived(
-                source, job, positions, snapshot, message.shard, message.serving
+                source, job, positions, snapshot, message.shard, message.serving, message.whole
             )
         case ms.ShardsSummary(job=job, rows=rows):
             return ev.ShardsSummaryReceived(source, job, rows)

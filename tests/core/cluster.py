@@ -245,7 +245,7 @@ class Cluster:
                 for task, token in frozen:
                     self._finish(machine, task, token)
                 self._work(machine)
-            case ef.Report() | ef.Watch() | ef.PublishRecord():
+            case ef.Report() | ef.Watch() | ef.Attend() | ef.PublishRecord():
                 pass
             case _:
                 machine.disk.write(effect)
@@ -276,7 +276,7 @@ class Cluster:
             case ms.JobsSummary(open=open_, closed=closed):
                 event: ev.Event = ev.JobsSummaryReceived(machine.me, open_, closed)
             case ms.FramesSummary(job=job, positions=positions, snapshot=number):
-                where = (message.shard, message.serving)
+                where = (message.shard, message.serving, message.whole)
                 event = ev.FramesSummaryReceived(machine.me, job, positions, number, *where)
             case ms.ShardsSummary(job=job, rows=rows):
                 event = ev.ShardsSummaryReceived(machine.me, job, rows)

@@ -16,8 +16,11 @@ from test_core_cluster import check_ledger, finish, torment
 
 from p2pfleet.core.errors import ACCEPT, Reject
 from p2pfleet.core.machines.shards import (
+    CAUGHT_UP_MS,
+    DOUBT_MS,
     DWELL_MS,
     HESITATE_MS,
+    SETTLE_IN_MS,
     STEP_MS,
     UNHEARD_MS,
     Around,
@@ -163,7 +166,41 @@ def test_a_shard_that_is_done_makes_room_for_the_next_once_nothing_is_owed_there
     desk.owing.add(first)
     assert desk.look(5_000) == (first,)
     desk.owing.clear()
-    assert desk.look(10_000) == (second,)
+    assert desk.look(10_000) == (first,)  # nothing was heard of the others
+    desk.hear(10_000, members={second: 3})
+    assert desk.look(15_000) == (second,)
+
+
+def test_whoever_is_done_goes_where_more_is_to_be_done_than_is_begun_and_looks_elsewhere_in_time() -> (
+    None
+):
+    desk = Desk()
+    first, second, third = desk.order[:3]
+    desk.look(0)
+    desk.open[first] = 0
+    desk.hear(0, members=dict.fromkeys(range(8), 16) | {third: 4})
+    assert desk.look(5_000) == (third,)
+    desk.open[third] = 0
+    assert desk.look(10_000) == (third,)
+    at = 10_000
+    while desk.shards.home == third:
+        at += 5_000
+        desk.hear(at, members=dict.fromkeys(range(8), 16))
+        desk.look(at)
+    assert DOUBT_MS <= at - 10_000 <= 2 * DOUBT_MS + 5_000
+    assert desk.shards.home == second
+
+
+def test_who_comes_to_a_shard_begins_when_it_has_heard_of_its_mates() -> None:
+    desk = Desk()
+    (home,) = desk.look(0)
+    assert not desk.shards.settled_in(home, Millis(0))
+    assert desk.shards.look_at == CAUGHT_UP_MS
+    assert desk.shards.settled_in(home, Millis(SETTLE_IN_MS))
+    desk.shards.joined(BOB, home)
+    desk.look(1_000)
+    assert not desk.shards.settled_in(home, Millis(1_000))
+    assert desk.shards.settled_in(home, Millis(1_000 + CAUGHT_UP_MS))
 
 
 def test_of_too_many_members_those_of_the_highest_ranks_go_elsewhere_after_a_while() -> None:

@@ -85,8 +85,11 @@ class FrameLog(msgspec.Struct):
             for (author, incarnation), position in sorted(self.next.items())
         )
 
-    def missing(self, peer: PeerId, theirs: tuple[AuthorPosition, ...]) -> list[SendFrames]:
-        """What ``peer`` lacks of what is here, at most REPLY_FRAMES_MAX frames at a time.
+    def missing(
+        self, peer: PeerId, theirs: tuple[AuthorPosition, ...], only: PeerId | None = None
+    ) -> list[SendFrames]:
+        """What ``peer`` lacks of what is here (of ``only`` one author), at most REPLY_FRAMES_MAX
+        frames at a time.
 
         Its own frames not excepted: whose store was put back from a backup has lost some of them.
         """
@@ -94,6 +97,8 @@ class FrameLog(msgspec.Struct):
         replies: list[SendFrames] = []
         room = REPLY_FRAMES_MAX
         for (author, incarnation), position in sorted(self.next.items()):
+            if only is not None and author != only:
+                continue
             first = have.get((author, incarnation), 0)
             end = min(position, first + room)
             if first >= end:

@@ -12,10 +12,10 @@ import msgspec
 
 from p2pfleet.core.effects import Effect, Send, ShutJob, Sign, UnitRow, Want
 from p2pfleet.core.machines.custody import Custody
-from p2pfleet.core.machines.frames import FrameLog
+from p2pfleet.core.machines.frames import REPLY_FRAMES_MAX, FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
-from p2pfleet.core.machines.shards import Around, Shards
+from p2pfleet.core.machines.shards import ANSWER_MS, Around, Shards
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
 from p2pfleet.core.rules.admission import named_units
@@ -39,13 +39,16 @@ from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, Verifie
 
 FLUSH_MS = 50
 FAILURES_KEPT = 20
-SUMMARY_MS = 5_000
+BEHIND_MS = 30_000
+SUMMARY_MS = 2_500
+DONE_SUMMARY_MS = 10_000
+VISITED_SUMMARY_MS = 5_000
+ASK_ANOTHER_MS = 2_000  # until then one that was asked has answered, and would not be asked for more
 ASK_BACK_MS = 600  # the other side answers every half second
 FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
-PAIRS_A_TURN = 8
+SHARDS_A_TURN = 8
 HELD_TOLD = 64
-ASKED_FIRST = 2
 SNAPSHOT_BYTES_MAX = 4 * 2**20
 """What all trust snapshots of a job that is not this node's own may take; they are all kept."""
 
@@ -74,7 +77,10 @@ class Ended(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct):
     """An open job, its frames and its units.
 
-    ``logs``, ``outbox`` and ``sequences`` are by shard. ``retired`` is what the node did as a
+    ``logs``, ``outbox``, ``sequences`` and ``asked_last``, when somebody was last asked for all that
+    is lacking, are by shard. In ``untold`` shards the publisher does not know of this node yet.
+    ``pulled`` counts by shard what others handed on since then; of ``more`` somebody has the rest.
+    ``retired`` is what the node did as a
     volunteer, while it has left the job; ``shared`` the answer of :meth:`sharing` for
     ``shared_with``.
     """
@@ -96,6 +102,11 @@ class Job(msgspec.Struct):
     summary_at: Millis | None = None
     summary_turn: int = 0
     asked_at: dict[tuple[PeerId, int], Millis] = {}
+    asked_last: dict[int, Millis] = {}
+    untold: dict[int, bool] = {}
+    pulled: dict[int, int] = {}
+    more: dict[int, PeerId] = {}
+    turn_at: Millis = Millis(0)
     first_seen: Millis = Millis(0)
     volunteer: Volunteer | None = None
     retired: Volunteer | None = None
@@ -330,55 +341,113 @@ class Job(msgspec.Struct):
         self.retired, self.volunteer = self.volunteer, None
         return [*effects, ShutJob(self.id, keep=True)]
 
-    def summary(self, shard: int) -> FramesSummary:
+    def summary(self, shard: int, whole: bool = True) -> FramesSummary:
         """What is here of a shard, for others."""
         positions = self.logs[shard].positions() if shard in self.logs else ()
         number = self.settlement.snapshot_number
-        return FramesSummary(self.id, positions, number, shard, self.takes(shard))
+        return FramesSummary(self.id, positions, number, shard, self.takes(shard), whole)
 
-    def introduce(self, peers: tuple[PeerId, ...]) -> list[Effect]:
+    def _ask(self, shard: int, peers: tuple[PeerId, ...], now: Millis) -> list[Effect]:
+        """Tell peers what is here of a shard; one of them that has its frames is asked for all that
+        are lacking, unless another was a moment ago: all would send the same."""
+        effects: list[Effect] = []
+        if now - self.asked_last.get(shard, -ASK_ANOTHER_MS) >= ASK_ANOTHER_MS:
+            having = self.shards.having(shard)
+            known = [peer for peer in peers if self.manifest.shards == 1 or peer in having]
+            for peer in known[:1]:
+                effects.extend(self._ask_for_all(shard, peer, now))
+                peers = tuple(one for one in peers if one != peer)
+        if peers:
+            effects.append(Send(peers, self.summary(shard, whole=False)))
+        return effects
+
+    def introduce(self, peers: tuple[PeerId, ...], now: Millis) -> list[Effect]:
         """Tell peers that are new here which shards this node serves. The publisher waits to be
         told what a peer has; and it is told of all that is kept here."""
         if not peers or (self.publisher is not None and self.manifest.shards > 1):
             return []
-        effects: list[Effect] = [Send(peers, self.summary(shard)) for shard in self.shards.served]
-        if self.manifest.publisher in peers:
+        effects: list[Effect] = []
+        for shard in self.shards.served:
+            effects.extend(self._ask(shard, peers, now))
+        publisher = self.manifest.publisher
+        if publisher in peers:
             kept = [shard for shard in self.logs if shard not in self.shards.served]
             for shard in kept[-HELD_TOLD:]:
-                effects.append(Send((self.manifest.publisher,), self.summary(shard)))
+                effects.append(Send((publisher,), self.summary(shard, whole=False)))
         return effects
 
-    def arrive(self, shard: int, here: tuple[PeerId, ...]) -> list[Effect]:
-        """Begin to serve a shard: ask two of those who do for its frames, and the publisher; all of
-        them would send the same. The others hear of this node by its first frame."""
+    def arrive(self, shard: int, here: tuple[PeerId, ...], now: Millis) -> list[Effect]:
+        """Begin to serve a shard: ask one of those who do for its frames; all of them would send
+        the same. The others hear of this node by its first frame, the publisher soon."""
+        self.untold[shard] = True
         mates = [peer for peer in here if peer in self.shards.members.get(shard, {})]
-        asked = sorted(keepers(self.manifest.salt, shard, mates)[:ASKED_FIRST])
-        if self.manifest.publisher in here:
-            asked = sorted([*asked, self.manifest.publisher])
-        peers = tuple(asked) if mates else here
-        return [Send(peers, self.summary(shard))] if peers else []
+        peers = tuple(keepers(self.manifest.salt, shard, mates)[:1]) or here
+        if not peers:
+            return []
+        self.asked_last.pop(shard, None)
+        return self._ask(shard, peers, now)
 
     def summarize(self, here: Sequence[PeerId], now: Millis) -> list[Effect]:
-        """Now and then, tell two others of each shard what is here, in turn, so that nothing stays
-        lost; the publisher tells those who are here, each of a shard that it has."""
-        self.summary_at = Millis(now + SUMMARY_MS)
-        effects: list[Effect] = []
-        if self.publisher is not None and self.manifest.shards > 1:
-            serves, holds = self.shards.serves, self.shards.holds
-            pairs = [(p, s) for p in here for s in (*serves.get(p, ()), *holds.get(p, ()))]
-            for step in range(min(PAIRS_A_TURN, len(pairs))):
-                peer, shard = pairs[(self.summary_turn + step) % len(pairs)]
-                effects.append(Send((peer,), self.summary(shard)))
-            self.summary_turn += PAIRS_A_TURN
+        """Now and then, tell one of the others of each shard what is here, in turn, so that nothing
+        stays lost; the publisher tells one of each shard that somebody here has."""
+        effects = self._ask_more(here, now)
+        if self.turn_at > now:
+            self.summary_at = self.turn_at
             return effects
+        turn, self.summary_turn = self.summary_turn, self.summary_turn + 1
+        if self.publisher is not None and self.manifest.shards > 1:
+            self.summary_at = self.turn_at = Millis(now + VISITED_SUMMARY_MS)
+            near = sorted({*self.shards.members, *self.shards.holders})
+            count = min(SHARDS_A_TURN, len(near))
+            for step in range(count):
+                shard = near[(turn * count + step) % len(near)]
+                group = self.shards.having(shard)
+                whom = sorted(group)[turn % len(group)]
+                if whom in here:
+                    effects.extend(self._ask_for_all(shard, whom, now))
+            return effects
+        open_ones = [shard for shard in self.shards.served if self.settlement.undecided(shard)]
+        self.turn_at = Millis(now + (SUMMARY_MS if open_ones else DONE_SUMMARY_MS))
+        self.summary_at = self.turn_at
+        publisher = self.manifest.publisher
+        if publisher in here:
+            for shard in [one for one in self.untold if one in self.shards.served]:
+                effects.append(Send((publisher,), self.summary(shard, whole=False)))
+            self.untold.clear()
         for shard in self.shards.served:
             others = self.mates(shard, here)
             if others:
-                turns = (self.summary_turn, self.summary_turn + 1)
-                picked = {others[turn % len(others)] for turn in turns}
-                effects.append(Send(tuple(sorted(picked)), self.summary(shard)))
-        self.summary_turn += 2
+                effects.extend(self._ask_for_all(shard, others[turn % len(others)], now))
         return effects
+
+    def _ask_for_all(self, shard: int, peer: PeerId, now: Millis) -> list[Effect]:
+        self.asked_last[shard] = now
+        self.pulled.pop(shard, None)
+        return [Send((peer,), self.summary(shard))]
+
+    def handed_on(self, source: PeerId, shard: int, now: Millis) -> None:
+        """A frame came from somebody who did not write it: after a whole answer of such, the same
+        one has more, and is asked again as soon as it answers."""
+        count = self.pulled[shard] = self.pulled.get(shard, 0) + 1
+        if count == REPLY_FRAMES_MAX:
+            self.more[shard] = source
+            soon = Millis(max(now, self.asked_last.get(shard, now) + ASK_BACK_MS))
+            self.summary_at = soon if self.summary_at is None else min(self.summary_at, soon)
+
+    def _ask_more(self, here: Sequence[PeerId], now: Millis) -> list[Effect]:
+        effects: list[Effect] = []
+        for shard, peer in self.more.items():
+            if peer in here and self.takes(shard):
+                effects.extend(self._ask_for_all(shard, peer, now))
+        self.more.clear()
+        return effects
+
+    def _knows(self, shard: int, now: Millis) -> bool:
+        """Whether this node knows of a shard that it serves what others do there."""
+        if not self.shards.settled_in(shard, now):
+            return False
+        behind = self.pulled.get(shard, 0) >= REPLY_FRAMES_MAX
+        return not behind or now - self.shards.since.get(shard, now) >= BEHIND_MS
 
     def want(self, numbers: tuple[int, ...], here: Sequence[PeerId]) -> list[Effect]:
         """As the publisher, say which units want one more replica, to those who can see to it."""
@@ -390,7 +459,7 @@ class Job(msgspec.Struct):
             parts.setdefault(self.settlement.shard(number), []).append(number)
         effects: list[Effect] = []
         for shard, units in sorted(parts.items()):
-            group = {**self.shards.members.get(shard, {}), **self.shards.holders.get(shard, {})}
+            group = self.shards.having(shard)
             others = tuple(peer for peer in here if peer in group)
             if others:
                 effects.append(Send(others, Wanted(self.id, tuple(units))))
@@ -421,7 +490,11 @@ class Job(msgspec.Struct):
             idle=volunteer.rescan_at is not None,
         )
         joined, left = self.shards.look(near, now)
-        wanted = [shard for shard in self.shards.served if shard != self.shards.leaving]
+        wanted = [
+            shard
+            for shard in self.shards.served
+            if shard != self.shards.leaving and self._knows(shard, now)
+        ]
         if list(volunteer.served) != wanted:
             volunteer.serve(settlement, tuple(wanted))
         return joined, left
@@ -434,12 +507,19 @@ class Job(msgspec.Struct):
             return self.shards.visit(self.id, self.settlement.all_final, now)
         return self.shards.wants(self.id, self.settlement.undecided)
 
-    def tell_shards(self, now: Millis) -> ShardsSummary | None:
-        """What to tell of the shards of this job, if it has several and this node takes part."""
+    def tell_shards(self, peer: PeerId, now: Millis) -> list[Effect]:
+        """Tell a peer of the shards of this job, if it has several and this node takes part, and
+        did not do so a moment ago."""
         if self.manifest.shards == 1 or not self.joined:
-            return None
+            return []
+        if now - self.shards.told_at.get(peer, -ANSWER_MS) < ANSWER_MS:
+            return []
         settlement = self.settlement
-        return self.shards.tell(self.id, settlement.undecided, settlement.at_first, now)
+        told = self.shards.tell(self.id, settlement.undecided, settlement.at_first, now)
+        if told is None:
+            return []
+        self.shards.told_at[peer] = now
+        return [Send((peer,), told)]
 
     def ask_back(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
         """Something of the frame's author was lost on the way: ask whoever sent it, at once.
@@ -452,12 +532,14 @@ class Job(msgspec.Struct):
             return []
         return self.tell_once(source, shard, now)
 
-    def tell_once(self, peer: PeerId, shard: int, now: Millis) -> list[Effect]:
+    def tell_once(self, peer: PeerId, shard: int, now: Millis, whole: bool = True) -> list[Effect]:
         """Tell a peer what is here of a shard, unless that was done a moment ago."""
         if now - self.asked_at.get((peer, shard), -ASK_BACK_MS) < ASK_BACK_MS:
             return []
         self.asked_at[peer, shard] = now
-        return [Send((peer,), self.summary(shard))]
+        if not whole:
+            return self._ask(shard, (peer,), now)
+        return self._ask_for_all(shard, peer, now)
 
     def deadlines(self, paused: bool) -> list[Millis | None]:
         """When this job wants to be ticked: the first of these, ``None`` being never."""

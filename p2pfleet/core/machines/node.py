@@ -241,6 +241,7 @@ class Node(msgspec.Struct):
             case ev.Started():
                 self.incarnation = event.incarnation
                 self.coin = event.coin
+                self.turn = int.from_bytes(event.coin[:4], "big")
                 self.wall_offset = event.wall_ms - now
                 self.software = event.software
                 self.addresses = event.addresses
@@ -307,11 +308,13 @@ class Node(msgspec.Struct):
                     now,
                     event.shard,
                     event.serving,
+                    None if event.whole else self.me,
                 )
             case ev.ShardsSummaryReceived(peer=peer, job=job_id, rows=rows):
                 job = self.jobs.get(job_id)
                 if job is not None and self.membership.here(peer):
                     job.shards.hear(rows, now)
+                    return job.tell_shards(peer, now)
                 return []
             case ev.WantedReceived():
                 return self._wanted(event, now)
@@ -559,7 +562,7 @@ class Node(msgspec.Struct):
         effects.extend(self.directory.greet(event.peer))
         for job in self.jobs.values():
             if job.joined:
-                effects.extend(job.introduce((event.peer,)))
+                effects.extend(job.introduce((event.peer,), now))
             if job.publisher is not None:
                 job.publisher.peer_came()
             elif job.volunteer is not None and job.volunteer.open_at is not None:
@@ -660,6 +663,7 @@ class Node(msgspec.Struct):
             shards=Shards.create(self.me, sealed.manifest, now),
             custody=Custody.create(self.me, self.coin),
             summary_at=now,
+            summary_turn=self.turn,  # not all nodes ask the same one
             first_seen=now,
         )
         if own:
@@ -713,7 +717,7 @@ class Node(msgspec.Struct):
             here = self.membership.present()
             if here:
                 effects.append(Send(tuple(here), Deliver(sealed.sealed)))
-                effects.extend(job.introduce(here))
+                effects.extend(job.introduce(here, now))
         else:
             effects.append(Report(source, Accept()))
             if self.membership.here(source):
@@ -743,7 +747,7 @@ class Node(msgspec.Struct):
         if self.membership.here(source):
             job.join(source)
         effects: list[Effect] = [SaveJob(job.id, sealed.sealed, True), Report(source, Accept())]
-        effects.extend(job.introduce(self.membership.present()))
+        effects.extend(job.introduce(self.membership.present(), now))
         return effects + self._advance(job, now)
 
     def _jobs_record(self, event: ev.JobsRecordReceived, now: Millis) -> list[Effect]:
@@ -783,7 +787,8 @@ class Node(msgspec.Struct):
         effects = job.volunteer.opened_job(job.settlement, now, self._sources(job))
         if job.manifest.shards > 1:
             job.look(now)
-        effects.extend(job.introduce(self.membership.present()))
+            self.attend_at = now
+        effects.extend(job.introduce(self.membership.present(), now))
         return effects + self._advance(job, now)
 
     def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:
@@ -867,7 +872,7 @@ class Node(msgspec.Struct):
         author, shard = body.author, body.shard
         own = author == self.me
         if not own and not job.takes(shard):  # it was served a moment ago, or somebody is mistaken
-            return [] if shard not in job.logs else job.tell_once(source, shard, now)
+            return [] if shard not in job.logs else job.tell_once(source, shard, now, False)
         if job.admit(frame, self.wall_ms(now), bounded=not own) is not None:
             if own or not job.log(shard).differs(frame):
                 return []
@@ -883,8 +888,9 @@ class Node(msgspec.Struct):
                 job.join(author, shard if source == author else None)
             job.settlement.leases.heard_of(author, now)
             effects.extend(job.ask_back(source, frame, now))
-            if source == author:
-                effects.extend(self._retell(job, frame))
+            effects.extend(self._retell(job, frame))
+            if source != author:
+                job.handed_on(source, shard, now)
         past = own and told
         if past:
             self._outlive(frame)
@@ -1195,6 +1201,8 @@ class Node(msgspec.Struct):
         if job.volunteer is None or not job.volunteer.open or job.manifest.shards == 1:
             return []
         joined, left = job.look(now)
+        if joined or left:
+            self.attend_at = now
         here = self.membership.present()
         effects: list[Effect] = []
         for shard in left:
@@ -1202,7 +1210,7 @@ class Node(msgspec.Struct):
             if mates:
                 effects.append(Send(mates, job.summary(shard)))
         for shard in joined:
-            effects.extend(job.arrive(shard, here))
+            effects.extend(job.arrive(shard, here, now))
         return [*effects, *(self._advance(job, now) if joined or left else [])]
 
     # ---- time --------------------------------------------------------------------------------
@@ -1266,11 +1274,8 @@ class Node(msgspec.Struct):
                 if self.roster.closed:
                     effects.append(Send(picked, self.roster.summary()))
                 effects.append(Send(picked, self.repair.known_jobs(self.book)))
-                effects.extend(
-                    Send(picked, told)
-                    for job in self.jobs.values()
-                    if (told := job.tell_shards(now)) is not None
-                )
+                for job in self.jobs.values():
+                    effects.extend(job.tell_shards(picked[0], now))
                 effects.extend(self.ledger.remind(picked[0]))
                 if self.proofs:  # in turn as well: each of them may have been lost
                     effects.append(Send(picked, self._proof_in_turn(len(here))))

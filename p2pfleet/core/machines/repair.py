@@ -82,9 +82,11 @@ class Repair(msgspec.Struct):
         now: Millis,
         shard: int = 0,
         serving: bool = True,
+        only: PeerId | None = None,
     ) -> list[Effect]:
-        """Frames of a shard that the peer lacks, and a newer trust snapshot; what we have of it, if
-        the peer is new there; the job's end; or that we lack the job itself."""
+        """Frames of a shard that the peer lacks (of ``only`` one author), and a newer trust
+        snapshot; what we have of it, if the peer is new there; the job's end; or that we lack the
+        job itself."""
         job = book.open.get(job_id)
         if job is not None and shard >= job.manifest.shards:
             return [Report(peer, Reject("the summary names a shard that the job does not have"))]
@@ -95,12 +97,12 @@ class Repair(msgspec.Struct):
             effects: list[Effect] = []
             news = job.join(peer, shard) if serving else job.kept_by(peer, shard)
             if news and job.joined and (job.takes(shard) or shard in job.logs):
-                effects.extend(job.tell_once(peer, shard, now))
+                effects.extend(job.tell_once(peer, shard, now, whole=False))
             if job.snapshot is not None and job.snapshot.snapshot.number > snapshot:
                 effects.append(Send((peer,), Deliver(job.snapshot.sealed)))
-            if shard not in job.logs:
+            if shard not in job.logs or not serving:  # who has left a shard wants no more of it
                 return effects
-            return [*effects, *job.logs[shard].missing(peer, positions)]
+            return [*effects, *job.logs[shard].missing(peer, positions, only)]
         ended = book.ended.get(job_id)
         if ended is not None and ended.closure is not None:
             return [Send((peer,), Deliver(ended.closure))]

@@ -100,7 +100,8 @@ class Settlement(msgspec.Struct):
     says whether there is a trust snapshot that weighs votes, so that newcomers count less: by a
     fixed quorum all count alike, whatever the manifest names; volunteers of such a job do not even
     have the snapshot, and have to come to what its publisher does. ``decided`` counts by shard the
-    units that are certified, settled or failed, ``finals`` those that are settled or failed; ``latest`` is by author and shard.
+    units that are certified, settled or failed, ``finals`` those that are settled or failed;
+    ``latest`` is by author and shard.
     """
 
     job: JobId

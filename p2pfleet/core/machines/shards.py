@@ -32,6 +32,11 @@ VISIT_MS = 20_000
 VISITS = 4
 VISITED = 2
 KEPT_KNOWN = 8
+HANDS_FULL = 2
+HANDS_STALE_MS = 30_000
+ANSWER_MS = 5_000
+SETTLE_IN_MS = 10_000
+CAUGHT_UP_MS = 1_000
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True):
@@ -57,7 +62,8 @@ class Around(msgspec.Struct, frozen=True):
 
 
 class Shards(msgspec.Struct):
-    """``home`` and ``helped`` are the shards that this node serves, ``since`` is when it began to;
+    """``home`` and ``helped`` are the shards that this node serves, ``since`` is when it began to,
+    and ``met`` when it had found somebody there;
     ``known`` are those of which it has frames. In the home that it is ``leaving``, because that is
     too full, it begins nothing any more.
 
@@ -76,6 +82,7 @@ class Shards(msgspec.Struct):
     helped: int | None = None
     leaving: int | None = None
     since: dict[int, Millis] = {}
+    met: dict[int, Millis] = {}
     known: dict[int, bool] = {}
     members: dict[int, dict[PeerId, bool]] = {}
     holders: dict[int, dict[PeerId, bool]] = {}
@@ -86,11 +93,12 @@ class Shards(msgspec.Struct):
     recalled: dict[int, Millis] = {}
     order: list[int] = []
     look_at: Millis | None = None
-    doubt_at: Millis = Millis(0)
+    doubt_at: Millis | None = None
     visited: list[int] = []
     visit_at: Millis = Millis(0)
     visits: int = 0
     turn: int = 0
+    told_at: dict[PeerId, Millis] = {}
 
     @classmethod
     def create(cls, me: PeerId, manifest: Manifest, now: Millis) -> Shards:
@@ -130,6 +138,7 @@ class Shards(msgspec.Struct):
 
     def gone(self, peer: PeerId) -> None:
         """``peer`` is not here any more."""
+        self.told_at.pop(peer, None)
         for groups, of in ((self.members, self.serves), (self.holders, self.holds)):
             for shard in list(of.get(peer, ())):
                 self._drop(groups, of, peer, shard)
@@ -163,10 +172,13 @@ class Shards(msgspec.Struct):
         if not of[peer]:
             del of[peer]
 
+    def having(self, shard: int) -> dict[PeerId, bool]:
+        """Who of those that are here has frames of a shard."""
+        return {**self.members.get(shard, {}), **self.holders.get(shard, {})}
+
     def speaks(self, shard: int) -> bool:
         """Whether this node is one of those that tell others of a shard."""
-        others = {**self.members.get(shard, {}), **self.holders.get(shard, {})}
-        return self.me in rule.keepers(self.salt, shard, [self.me, *others])
+        return self.me in rule.keepers(self.salt, shard, [self.me, *self.having(shard)])
 
     # ---- hearsay -----------------------------------------------------------------------------
 
@@ -271,10 +283,22 @@ class Shards(msgspec.Struct):
         left = [shard for shard in before if shard not in self.served]
         for shard in left:
             self.since.pop(shard, None)
+            self.met.pop(shard, None)
         for shard in joined:
             self.since[shard] = now
             self.known[shard] = True
+        if any(not self.settled_in(shard, now) for shard in self.served):
+            self.look_at = Millis(now + CAUGHT_UP_MS)
         return joined, left
+
+    def settled_in(self, shard: int, now: Millis) -> bool:
+        """Whether this node has been in a shard for long enough to know what others do there: who
+        begins at once does what has been done already."""
+        if self.count == 1 or now - self.since.get(shard, now) >= SETTLE_IN_MS:
+            return True
+        if not self.members.get(shard):
+            return False
+        return now - self.met.setdefault(shard, now) >= CAUGHT_UP_MS
 
     def _over(self, shard: int, around: Around, now: Millis) -> bool:
         """Whether there is nothing left to do in a shard."""
@@ -296,13 +320,23 @@ class Shards(msgspec.Struct):
         heard = None if shard in self.served else self.heard.get(shard)
         return heard is not None and not heard.open
 
+    def _lacks_hands(self, shard: int, around: Around, now: Millis) -> bool:
+        """Whether there is more to do in a shard than those who serve it have begun. Who was at
+        home elsewhere has to get all its frames; it looks at unknown ones now and then only."""
+        if self.home is None or shard in self.recalled or not self._done(self.home, around, now):
+            return True
+        heard = self.heard.get(shard)
+        if heard is None or now - heard.at > HANDS_STALE_MS:
+            return False
+        return heard.open * around.need > HANDS_FULL * heard.members
+
     def _next(self, around: Around, now: Millis) -> int | None:
         full: int | None = None
         doubtful: int | None = None
         for shard in self.order:
             if shard == self.home:
                 continue
-            if self._done(shard, around, now):
+            if self._done(shard, around, now) or not self._lacks_hands(shard, around, now):
                 if doubtful is None and shard not in self.known:
                     doubtful = shard
                 continue
@@ -313,11 +347,16 @@ class Shards(msgspec.Struct):
                 full = shard
         if self.home is None:
             return full if full is not None else self.order[0] if doubtful is None else doubtful
-        # That all are done is what others say: see for yourself, now and then.
-        if doubtful is not None and self.doubt_at <= now and self._done(self.home, around, now):
-            self.doubt_at = Millis(now + DOUBT_MS)
-            return doubtful
-        return None
+        # That all are done is what others say: see for yourself, now and then, and not all at once.
+        if doubtful is None or not self._done(self.home, around, now):
+            return None
+        if self.doubt_at is None:
+            chance = int.from_bytes(rule.rank(self.salt, self.home, self.me)[-4:], "big")
+            self.doubt_at = Millis(now + DOUBT_MS + chance % DOUBT_MS)
+        if self.doubt_at > now:
+            return None
+        self.doubt_at = None
+        return doubtful
 
     def _members(self, shard: int, now: Millis) -> int | None:
         """How many volunteers serve a shard, as far as is known."""

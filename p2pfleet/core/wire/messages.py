@@ -565,7 +565,8 @@ class AuthorPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
 
 class FramesSummary(_Message, frozen=True, tag="frames"):
-    """I hold these frames of one shard of this job; send me the others that you have.
+    """I hold these frames of one shard of this job; send me the others that you have (``whole``),
+    or of those only the ones that you wrote yourself.
 
     ``snapshot`` is the number of the newest trust snapshot that I hold for it, -1 without one; send
     me a newer one, too. ``serving``: I take part in this shard, and want to hear what happens in
@@ -577,6 +578,7 @@ class FramesSummary(_Message, frozen=True, tag="frames"):
     snapshot: Annotated[int, Meta(ge=-1, lt=2**53)] = -1
     shard: ShardIndex = 0
     serving: bool = True
+    whole: bool = True
 
 
 class ShardRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

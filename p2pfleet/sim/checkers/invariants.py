@@ -90,7 +90,7 @@ class Invariants(Checker):
             self.violated(machine.name, text, job.id)
         if job.publisher is not None and len(job.publisher.fetching) > FETCHES_MAX:
             self.violated(machine.name, "fetches too much at once", job.id)
-        if job.manifest.shards > 1:
+        if job.manifest.shards > 1 and machine.node is not None and machine.node.restored:
             self._shards(machine, job)
         if job.volunteer is not None:
             both = sorted(set(job.volunteer.held) & set(job.volunteer.answers))
