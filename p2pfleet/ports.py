@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Withdrawn, Write
+from p2pfleet.core.effects import Earning, Move, OwnSeed, RecordRow, Want, Withdrawn, Write
 from p2pfleet.core.errors import Verdict
 from p2pfleet.core.model.capability import Capability
 from p2pfleet.core.model.ids import Cid, JobId, PeerId
@@ -117,6 +117,11 @@ class Network(Protocol):
 
     def hold_off(self, alone: bool) -> None:
         """Part from everybody and meet nobody, until told otherwise; returns at once."""
+        ...
+
+    def attend(self, wants: Sequence[Want]) -> None:
+        """Be connected with those who provide these keys, as far as they are found, and part from
+        others for it where all places are taken. Replaces the earlier ones; returns at once."""
         ...
 
     def watch(self, peers: Sequence[PeerId]) -> None:

@@ -319,11 +319,12 @@ class Watch(_Effect, frozen=True, tag="Watch"):
 
 class Want(_Effect, frozen=True):
     """So many ``peers`` that provide a key of the DHT are wanted as connections; ``provide``: this
-    node says that it is one of them."""
+    node says that it is one of them. ``here`` are those of them that are connected."""
 
     key: bytes
     peers: int
     provide: bool
+    here: tuple[PeerId, ...] = ()
 
 
 class Attend(_Effect, frozen=True, tag="Attend"):

@@ -16,6 +16,7 @@ import trio
 
 from p2pfleet.core.effects import (
     Act,
+    Attend,
     Challenge,
     CheckCommitments,
     Compare,
@@ -295,6 +296,8 @@ class Driver:
                 self._network.leave(peer)
             case Reconsider():
                 self._network.reconsider()
+            case Attend(wants=wants):
+                self._network.attend(wants)
             case Watch(peers=peers):
                 self._network.watch(peers)
             case OpenJob() | Execute() | Withdraw() | ShutJob() | SetPaused() | Fetch():

@@ -206,9 +206,16 @@ class Network:
     def _meet(self, a: int, b: int) -> None:
         if not self._whole(a, b):
             return
-        for one in (a, b):
-            if len(self.neighbours[one]) >= CONNECTIONS_MAX and not self._displace(one):
+        if b not in self.neighbours[a]:
+            full = [one for one in (a, b) if len(self.neighbours[one]) >= CONNECTIONS_MAX]
+            spare = [self._spare(one) for one in full]
+            if None in spare:
                 return
+            for one, other in zip(full, spare, strict=True):
+                if other in self.neighbours[one]:
+                    self._down(one, other)
+                    self.neighbours[one].remove(other)
+                    self.neighbours[other].remove(one)
         if (a, b) not in self.links:
             base = self.kernel.draw(self.quality.latency_ms)
             for one, other in ((a, b), (b, a)):
@@ -221,17 +228,14 @@ class Network:
         if not self.links[a, b].up:
             self.kernel.later(self.kernel.draw(CONNECT_MS), self._connect, a, b)
 
-    def _displace(self, number: int) -> bool:
-        """Part from a neighbour that is wanted for nothing; whether there was one."""
+    def _spare(self, number: int) -> int | None:
+        """A neighbour that is wanted for nothing, if there is one."""
         mine = {want.key for want in self.wants.get(number, ())}
         for other in self.neighbours[number]:
             theirs = {want.key for want in self.wants.get(other, ())}
             if mine.isdisjoint(theirs):
-                self._down(number, other)
-                self.neighbours[number].remove(other)
-                self.neighbours[other].remove(number)
-                return True
-        return False
+                return other
+        return None
 
     # ---- messages ----------------------------------------------------------------------------
 

@@ -171,9 +171,7 @@ def test_a_shard_that_is_done_makes_room_for_the_next_once_nothing_is_owed_there
     assert desk.look(15_000) == (second,)
 
 
-def test_whoever_is_done_goes_where_more_is_to_be_done_than_is_begun_and_looks_elsewhere_in_time() -> (
-    None
-):
+def test_whoever_is_done_goes_where_hands_are_lacking_and_looks_elsewhere_in_time() -> None:
     desk = Desk()
     first, second, third = desk.order[:3]
     desk.look(0)

@@ -13,7 +13,7 @@ import trio
 from p2pfleet.adapters.store import FilePacks, SqliteStore
 from p2pfleet.adapters.store.durable_file import explain_os_error
 from p2pfleet.core import events as ev
-from p2pfleet.core.effects import Execute, SetPaused, Write
+from p2pfleet.core.effects import Execute, SetPaused, Want, Write
 from p2pfleet.core.errors import DiskTrouble
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.node import Node
@@ -76,6 +76,9 @@ class Wires:
 
     def hold_off(self, alone: bool) -> None:
         self.alone.append(alone)
+
+    def attend(self, wants: Sequence[Want]) -> None:
+        assert not wants
 
     def watch(self, peers: Sequence[PeerId]) -> None:
         assert not peers

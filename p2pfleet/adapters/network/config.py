@@ -24,6 +24,10 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     on loopback (``budget_loopback`` counts there too). ``useless_per_s`` are messages that turned
     out to be of no use; a peer that owes some is read more slowly. ``held_bytes_per_peer`` and
     ``held_bytes`` bound all buffers together.
+    ``attend_every_s`` is the least time between two look-ups in the DHT for those whom the node
+    wants to be connected with, ``attend_again_s`` (and more, where nobody new is found) between two
+    for the same, ``provide_pause_s`` between two provides. A full node gives a newcomer a place
+    every ``room_every_s``.
     ``mdns`` says whether the node announces itself on the LANs that it listens on, and looks for
     others there.
 
@@ -105,6 +109,11 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True):
     provide_every_s: float = 180.0
     lookup_first_s: float = 0.5
     lookup_max_s: float = 60.0
+
+    attend_every_s: float = 0.5
+    attend_again_s: float = 20.0
+    provide_pause_s: float = 1.0
+    room_every_s: float = 30.0
 
     serves: int = 16
     serves_per_peer: int = 2

@@ -293,19 +293,51 @@ class Rendezvous:
             if not waiting.cancelled_caught:
                 await trio.sleep(random.uniform(1.0, 3.0))  # noqa: S311
 
+    # ---- other keys --------------------------------------------------------------------------
+
+    async def provide(self, key: bytes) -> None:
+        """Say that this node provides a key: with those nearest to it, connected or not."""
+        with trio.move_on_after(_LOOKUP_S):
+            await self._joined.wait()
+            await self._near_provide(key)
+            await self._dht.provider_store.provide(key)
+        self._dht.provider_store.providing_keys.discard(key)  # whoever wants it says so again
+
+    async def find(self, key: bytes) -> dict[PeerId, list[str]]:
+        """Who says that it provides a key, and where it listens."""
+        found: dict[PeerId, list[str]] = {}
+        with trio.move_on_after(_LOOKUP_S):
+            await self._joined.wait()
+            self._tell(self._dht.provider_store.get_providers(key), found.__setitem__)
+            nearest = self._nearest_connected(key)
+            with trio.move_on_after(_LOOKUP_S / 2):
+                try:
+                    nearest += await self._dht.peer_routing.find_closest_peers_network(key)
+                except Exception as error:
+                    logger.debug("nearest nodes: %s", describe(error))
+            async with trio.open_nursery() as nursery:
+                for identity in list(dict.fromkeys(nearest))[: 2 * _QUERIED]:
+                    if identity != self._host.get_id():
+                        nursery.start_soon(self._ask, identity, key, found.__setitem__)
+        return found
+
+    async def _near_provide(self, key: bytes) -> None:
+        for identity in self._nearest_connected(key):
+            with trio.move_on_after(_QUERY_S):
+                await self._dht.provider_store._send_add_provider(identity, key)
+
+    # ---- the network's key -------------------------------------------------------------------
+
     async def _provide_once(self, thorough: bool) -> None:
-        store = self._dht.provider_store
         with trio.move_on_after(_LOOKUP_S):
             if thorough:
-                await store.provide(self._key)
+                await self._dht.provider_store.provide(self._key)
                 return
-            for identity in self._nearest_connected():
-                with trio.move_on_after(_QUERY_S):
-                    await store._send_add_provider(identity, self._key)
+            await self._near_provide(self._key)
 
-    def _nearest_connected(self) -> list[Any]:
-        """The connected peers nearest to the key, as far as they take part in the DHT."""
-        known = self._dht.routing_table.find_local_closest_peers(self._key, _MAX_PROVIDERS)
+    def _nearest_connected(self, key: bytes) -> list[Any]:
+        """The connected peers nearest to a key, as far as they take part in the DHT."""
+        known = self._dht.routing_table.find_local_closest_peers(key, _MAX_PROVIDERS)
         connected = self._host.get_network().connections
         return [one for one in known if one in connected][:_QUERIED]
 
@@ -329,29 +361,31 @@ class Rendezvous:
     async def _look_once(self, thorough: bool) -> None:
         """Ask the nodes nearest to the key: those known, or after a search through the network."""
         dht = self._dht
-        self._tell(dht.provider_store.get_providers(self._key))
+        self._tell(dht.provider_store.get_providers(self._key), self._found)
         if thorough:
             nearest = await dht.peer_routing.find_closest_peers_network(self._key)
         else:
-            nearest = self._nearest_connected()
+            nearest = self._nearest_connected(self._key)
             nearest = random.sample(nearest, min(len(nearest), _QUERIED // 2))
         async with trio.open_nursery() as nursery:
             for identity in nearest[:_QUERIED]:
                 if identity != self._host.get_id():
-                    nursery.start_soon(self._ask, identity)
+                    nursery.start_soon(self._ask, identity, self._key, self._found)
 
-    async def _ask(self, identity: Any) -> None:
+    async def _ask(
+        self, identity: Any, key: bytes, found: Callable[[PeerId, list[str]], None]
+    ) -> None:
         with trio.move_on_after(_QUERY_S):
             try:
                 store = self._dht.provider_store
-                found, _ = await store._get_providers_from_peer_with_closers(identity, self._key)
-                self._tell(found[:_MAX_PROVIDERS])
+                told, _ = await store._get_providers_from_peer_with_closers(identity, key)
+                self._tell(told[:_MAX_PROVIDERS], found)
             except Exception as error:
                 logger.debug("rendezvous look-up: %s", describe(error))
 
-    def _tell(self, providers: list[Any]) -> None:
+    def _tell(self, providers: list[Any], found: Callable[[PeerId, list[str]], None]) -> None:
         for info in providers:
             peer = peer_of(info.peer_id)
             addresses = [text for one in info.addrs[:_MAX_ADDRESSES] if (text := usable(one))]
             if peer is not None and addresses and info.peer_id != self._host.get_id():
-                self._found(peer, addresses)
+                found(peer, addresses)

@@ -32,6 +32,7 @@ from p2pfleet.adapters.network.addresses import (
     usable,
 )
 from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission, connect_quickly
+from p2pfleet.adapters.network.attending import Attending
 from p2pfleet.adapters.network.bans import Bans
 from p2pfleet.adapters.network.bulk import Blobs
 from p2pfleet.adapters.network.circuit import remote_endpoint
@@ -53,8 +54,9 @@ from p2pfleet.adapters.network.members import Door
 from p2pfleet.adapters.network.nat import Nat
 from p2pfleet.adapters.network.peers import Dialler
 from p2pfleet.adapters.network.places import Budget, Places
-from p2pfleet.adapters.network.sessions import Sessions
+from p2pfleet.adapters.network.sessions import Session, Sessions
 from p2pfleet.adapters.network.whereabouts import local_host, own_interfaces, watch_addresses
+from p2pfleet.core.effects import Want
 from p2pfleet.core.errors import Accept, P2pfleetError, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
 from p2pfleet.core.wire.names import FRAME_PROTOCOL, announcements_topic
@@ -174,12 +176,20 @@ class Host:
             self._places,
             self._useless,
             self._holding,
+            self._makes_room,
         )
         self._dialler = Dialler(
             config, swarm, me, addresses, clock, self._sessions, self._admission
         )
         self._rendezvous = Rendezvous(
             config, self._host, network, self._sessions.__len__, self._dialler.learn, records
+        )
+        self._attending = Attending(
+            config,
+            self._rendezvous,
+            self._sessions.has,
+            self._sessions.dialled,
+            self._dialler.seek,
         )
         self._nat = Nat(
             config,
@@ -317,6 +327,10 @@ class Host:
         else:
             self._dialler.wake()
 
+    def attend(self, wants: Sequence[Want]) -> None:
+        """Be connected with those who provide these keys, as far as they are found."""
+        self._attending.attend(wants)
+
     def watch(self, peers: Sequence[PeerId]) -> None:
         """Notice within ``silence_s`` when one of these stops."""
         self._watched = frozenset(peers)
@@ -409,6 +423,9 @@ class Host:
             self._blobs.disconnected(peer)
             self._sessions.disconnected(peer)
 
+    def _makes_room(self, newcomer: PeerId, here: Sequence[Session]) -> PeerId | None:
+        return self._attending.makes_room(newcomer, here)
+
     def _session_opened(self, peer: PeerId) -> None:
         self._dialler.opened(peer)
 
@@ -441,6 +458,7 @@ class Host:
             await stack.enter_async_context(self._rendezvous.running())
             self._tasks.start_soon(self._dial_on)
             self._tasks.start_soon(self._dialler.save_again)
+            self._tasks.start_soon(self._attending.run)
             self._tasks.start_soon(watch_addresses, self._moved)
             self._nat.start()
             if self._config.mdns:

@@ -102,6 +102,7 @@ class Dialler:
         self._wake = trio.Event()
         self._saved: dict[PeerId, str] = {}
         self._booked: set[PeerId] = set()
+        self._sought: frozenset[PeerId] = frozenset()
         for text in config.bootstrap:
             peer, address = parse_bootstrap(text)
             self._learn(peer, [address], bootstrap=True)
@@ -136,6 +137,13 @@ class Dialler:
 
     def wake(self) -> None:
         """Look again at whom to dial: what held a peer back may be gone."""
+        self._wake.set()
+
+    def seek(self, peers: dict[PeerId, list[str]]) -> None:
+        """These are to be dialled, however many are connected; replaces the earlier ones."""
+        self._sought = frozenset(peers)
+        for peer, addresses in peers.items():
+            self._learn(peer, addresses)
         self._wake.set()
 
     def learn(self, peer: PeerId, addresses: list[str]) -> None:
@@ -259,14 +267,16 @@ class Dialler:
     def _wanted(self) -> list[_Known]:
         """The peers that should be dialled now or later, the most promising first."""
         missing = self._config.target_peers - len(self._sessions) - len(self._dialling)
-        if missing <= 0:
+        if missing <= 0 and not self._sought:
             return []
         idle = [
             known
             for known in self._known.values()
-            if known.peer not in self._dialling and self._idle(known.peer)
+            if (missing > 0 or known.peer in self._sought)
+            and known.peer not in self._dialling
+            and self._idle(known.peer)
         ]
-        idle.sort(key=lambda known: known.promise)
+        idle.sort(key=lambda known: (known.peer not in self._sought, known.promise))
         return idle
 
     def _idle(self, peer: PeerId) -> bool:

@@ -12,7 +12,7 @@ connection.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -55,6 +55,7 @@ class Session:
 
     def __init__(self, peer: PeerId, config: NetworkConfig) -> None:
         self.peer = peer
+        self.since = trio.current_time()
         self.identity = library_id(peer)
         self.queue = SendQueue(config.send_queue_messages, config.send_queue_bytes)
         self.outgoing = trio.Event()
@@ -66,6 +67,7 @@ class Session:
         self.reader: _Reader | None = None
         self.event: Connected | None = None
         self.strange = False
+        self.leaves = False
         self.written = 0
 
 
@@ -84,7 +86,10 @@ class Sessions:
         places: Places,
         useless: Budget,
         holding: Holding,
+        makes_room: Callable[[PeerId, Sequence[Session]], PeerId | None],
     ) -> None:
+        self._makes_room = makes_room
+        self._waiting: set[PeerId] = set()
         self._config = config
         self._messages = Budget(places, config.messages_per_s, config.messages_per_s * 2)
         self._bytes = Budget(places, config.message_bytes_per_s, config.message_bytes_per_s)
@@ -112,6 +117,10 @@ class Sessions:
         session = self._sessions.get(peer)
         return session is not None and session.event is not None and not session.gone.is_set()
 
+    def dialled(self, peer: PeerId) -> bool:
+        """Whether this node opened a connection to ``peer`` that stands."""
+        return any(c.direction.name == "OUTBOUND" for c in self._connections(library_id(peer)))
+
     def __len__(self) -> int:
         return len(self._sessions)
 
@@ -124,8 +133,28 @@ class Sessions:
 
     def connected(self, peer: PeerId) -> None:
         """A connection to ``peer`` stands."""
-        if self._session(peer) is None and not self.has(peer):
+        if self._session(peer) is not None or self.has(peer) or peer in self._waiting:
+            return
+        other = self._makes_room(peer, [one for one in self._sessions.values() if not one.leaves])
+        if other is None:
             self._tasks.start_soon(self._send_away, library_id(peer))
+            return
+        self._waiting.add(peer)
+        self._tasks.start_soon(self._displace, self._sessions[other], peer)
+
+    async def _displace(self, session: Session, newcomer: PeerId) -> None:
+        """All places are taken: part from one peer in favour of another."""
+        logger.debug("%s makes room for %s", short_peer(session.peer), short_peer(newcomer))
+        session.leaves = True
+        try:
+            await self.close(session.identity)
+            with trio.move_on_after(self._config.greeting_s):
+                await session.ended.wait()
+        finally:
+            session.leaves = False
+            self._waiting.discard(newcomer)
+        if self._connections(library_id(newcomer)):
+            self.connected(newcomer)
 
     def _session(self, peer: PeerId) -> Session | None:
         """The session of a connected peer: a new one if there is none and there is room."""
@@ -332,7 +361,7 @@ class Sessions:
                     return session
                 if session is not None:
                     await session.ended.wait()
-                elif len(self._sessions) >= self._config.max_peers:
+                elif len(self._sessions) >= self._config.max_peers and peer not in self._waiting:
                     return None
                 await trio.sleep(pause)
                 pause = min(pause * 2, 0.1)

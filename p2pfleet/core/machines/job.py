@@ -31,7 +31,6 @@ from p2pfleet.core.wire.messages import (
     OpenRingers,
     Release,
     Sealed,
-    ShardsSummary,
     Wanted,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
@@ -43,7 +42,7 @@ BEHIND_MS = 30_000
 SUMMARY_MS = 2_500
 DONE_SUMMARY_MS = 10_000
 VISITED_SUMMARY_MS = 5_000
-ASK_ANOTHER_MS = 2_000  # until then one that was asked has answered, and would not be asked for more
+ASK_ANOTHER_MS = 2_000  # by then whoever was asked first has answered
 ASK_BACK_MS = 600  # the other side answers every half second
 FRAME_ENTRIES_MAX = 512
 PARTICIPANTS_MAX = 256
@@ -77,8 +76,8 @@ class Ended(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct):
     """An open job, its frames and its units.
 
-    ``logs``, ``outbox``, ``sequences`` and ``asked_last``, when somebody was last asked for all that
-    is lacking, are by shard. In ``untold`` shards the publisher does not know of this node yet.
+    ``logs``, ``outbox``, ``sequences`` and ``asked_last``, when somebody was last asked for all
+    that is lacking, are by shard. In ``untold`` ones the publisher does not know of this node yet.
     ``pulled`` counts by shard what others handed on since then; of ``more`` somebody has the rest.
     ``retired`` is what the node did as a
     volunteer, while it has left the job; ``shared`` the answer of :meth:`sharing` for

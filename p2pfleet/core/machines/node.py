@@ -114,6 +114,7 @@ RETELL_ONE_IN = 4
 CUSTODY_BYTES = 2**31
 WATCH_MS = 1_000
 ATTEND_MS = 5_000
+WANTS_MAX = 64
 _VOTES = (Reveal, Endorse)
 
 
@@ -417,7 +418,7 @@ class Node(msgspec.Struct):
     def _attend(self, now: Millis) -> list[Effect]:
         """With whom to be connected from now on; looked at on the way, like :meth:`_watch`."""
         self.attend_at = Millis(now + ATTEND_MS)
-        wants = tuple(want for job in self.jobs.values() for want in job.attend(now))
+        wants = tuple(want for job in self.jobs.values() for want in job.attend(now))[:WANTS_MAX]
         if wants == self.attending:
             return []
         self.attending = wants

@@ -28,8 +28,8 @@ DOUBT_MS = 60_000
 MEMBERS_MAX = 256
 HELD_MAX = 64
 AGE_MAX_S = 3_600
-VISIT_MS = 20_000
-VISITS = 4
+VISIT_MS = 10_000
+VISITS = 16
 VISITED = 2
 KEPT_KNOWN = 8
 HANDS_FULL = 2
@@ -231,7 +231,7 @@ class Shards(msgspec.Struct):
         """As a volunteer: mates in the shards that it serves, and to be found for those that are
         done and of which it is a record keeper."""
         found = [
-            Want(rule.meeting_key(job, shard), rule.MATES_MAX, provide=True)
+            Want(rule.meeting_key(job, shard), rule.MATES_MAX, True, self._here(shard))
             for shard in self.served
         ]
         done = [shard for shard in self.known if shard not in self.served and not undecided(shard)]
@@ -253,7 +253,13 @@ class Shards(msgspec.Struct):
             self.visited = sorted((alone + rest)[:VISITS])
             if left:
                 self.visits = left[min(VISITS, len(left)) - 1] + 1
-        return [Want(rule.meeting_key(job, shard), VISITED, False) for shard in self.visited]
+        return [
+            Want(rule.meeting_key(job, shard), VISITED, False, self._here(shard)[:VISITED])
+            for shard in self.visited
+        ]
+
+    def _here(self, shard: int) -> tuple[PeerId, ...]:
+        return tuple(sorted(self.having(shard))[: rule.MATES_MAX])
 
     # ---- where to work -----------------------------------------------------------------------
 
