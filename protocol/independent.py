@@ -225,7 +225,7 @@ MESSAGE = tagged(
     ("jobs", "JobsSummary", record(open=many(HASH, 0, 512), closed=many(HASH, 0, 512))),
     ("frames", "FramesSummary", record(
         job=HASH, positions=many(POSITION, 0, 1024), snapshot=whole(-1, 2**53 - 1), shard=SHARD,
-        serving=boolean)),
+        serving=boolean, whole=boolean)),
     ("shards", "ShardsSummary", record(
         job=HASH, rows=ascending("shard", many(record(
             shard=SHARD, members=whole(0, 65_535), open=whole(0, 1_000_000),

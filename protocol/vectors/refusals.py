@@ -347,7 +347,7 @@ def _long() -> Iterable[dict[str, Any]]:
         ("513 open jobs", "message", "bound",
          [["93a46a6f6273dc0201", 1], ["c420" + ID.hex(), 513], ["90", 1]]),
         ("1025 positions", "message", "bound",
-         [["96a66672616d6573c420" + ID.hex() + "dc0401", 1], position, ["ff00c3", 1]]),
+         [["97a66672616d6573c420" + ID.hex() + "dc0401", 1], position, ["ff00c3c3", 1]]),
         ("1025 units wanted", "message", "bound",
          [["93a677616e746564c420" + ID.hex() + "dc0401", 1], ["07", 1025]]),
         ("1025 packs", "table", "bound", [["92dc0401", 1], ["c424" + "00" * 36, 1025], ["90", 1]]),

@@ -328,6 +328,8 @@ VALID_OTHERS: tuple[tuple[str, str, Any], ...] = (
     ("message", "a frames summary with a trust snapshot", FramesSummary(JOB, (), 2**53 - 1)),
     ("message", "a frames summary of the last shard, for whoever asks", FramesSummary(
         JOB, (), -1, 4_095, False)),
+    ("message", "a frames summary that asks for own frames only", FramesSummary(
+        JOB, (AuthorPosition(ALICE.peer, 1, 1),), 3, 2, True, False)),
     ("message", "a word on one shard", ShardsSummary(JOB, (ShardRow(0, 0, 0, 0),))),
     ("message", "a word on 128 shards", ShardsSummary(JOB, tuple(
         ShardRow(shard, 65_535, 1_000_000, 3_600) for shard in range(3_968, 4_096)))),
