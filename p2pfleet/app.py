@@ -307,7 +307,9 @@ async def _running(
             if members is not None:
                 network.reconsider()
                 nursery.start_soon(_tell_shown, members, driver)
-            nursery.start_soon(receive, network, config.network.id, driver.submit, clock)
+            nursery.start_soon(
+                receive, network, config.network.id, driver.submit, clock, driver.traffic
+            )
             with body:
                 async with serve_control(config.data_dir, running.methods()):
                     yield running

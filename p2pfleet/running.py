@@ -357,6 +357,7 @@ class RunningNode:
             "peers": len(node.membership.present()),
             "jobs": states,
             "executed": node.executed,
+            "traffic": msgspec.to_builtins(self._driver.traffic),
             "sandbox": sandbox_view(self._sandbox),
             "limits": {
                 "threads": node.slots,

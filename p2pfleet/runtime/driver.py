@@ -81,6 +81,7 @@ from p2pfleet.ports import Clock, Network, PeerGone, Store
 from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.recording import Recorder
 from p2pfleet.runtime.signing import Signer, open_sealed
+from p2pfleet.runtime.traffic import Traffic
 from p2pfleet.runtime.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Driver:
         self._clock = clock
         self._recorder = recorder
         self._disk = disk or DiskWatch()
+        self.traffic = Traffic()
         self._send_events, self._events = trio.open_memory_channel[tuple[Event, trio.Event | None]](
             EVENTS_MAX
         )
@@ -322,6 +324,7 @@ class Driver:
                     raise trio.WouldBlock
                 outbox.send_nowait(data)
                 self._outbox_bytes[peer] = waiting
+                self.traffic.says(len(data))
             except trio.WouldBlock:
                 log.debug("dropped a message to %s: it does not keep up", peer.hex()[:8])
             except trio.BrokenResourceError:

@@ -98,6 +98,7 @@ from p2pfleet.ports import (
 )
 from p2pfleet.runtime.budgets import PublishBudget, TalkBudget
 from p2pfleet.runtime.signing import open_bytes, open_sealed
+from p2pfleet.runtime.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +263,11 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
 
 
 async def receive(
-    network: Network, id_: NetworkId, submit: Callable[[Event], Awaitable[None]], clock: Clock
+    network: Network,
+    id_: NetworkId,
+    submit: Callable[[Event], Awaitable[None]],
+    clock: Clock,
+    traffic: Traffic | None = None,
 ) -> None:
     """Turn the network's events into the core's, for ever.
 
@@ -280,6 +285,10 @@ async def receive(
                 batch.append(events.receive_nowait())
             except trio.WouldBlock:
                 break
+        if traffic is not None:
+            for event in batch:
+                if isinstance(event, Received | Announced):
+                    traffic.hears(len(event.data))
         for result in await trio.to_thread.run_sync(_interpret_all, batch, id_, newer):
             if isinstance(result, VersionsDiffer) and result.oldest > PROTOCOL_VERSION:
                 if not behind:  # once is enough; the status goes on saying it
