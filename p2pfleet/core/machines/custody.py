@@ -10,6 +10,7 @@ Everything goes by the local monotonic clock, and is looked at once in a while, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle, islice
 
 import msgspec
 
@@ -28,6 +29,7 @@ RETRY_MS = 3_000
 RETRY_MAX_MS = 60_000
 FETCHES_MAX = 8
 OUTPUTS_A_LOOK = 512
+INPUTS_A_LOOK = 32
 SLACK = 1
 
 
@@ -59,7 +61,7 @@ class Custody(msgspec.Struct):
     ``entitled``
     are those whom an output may be given to for custody. ``arrived`` waits to be signed for.
     ``stirred`` are blobs about which something changed since the last look, or that are short;
-    ``around`` is who was there then. ``kept_inputs`` says how many inputs each custodian keeps, by
+    ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says how many inputs each custodian keeps, by
     which ``ordered`` sources are.
     """
 
@@ -86,6 +88,8 @@ class Custody(msgspec.Struct):
     stirred: dict[Digest, bool] = {}
     around: tuple[Sequence[PeerId], ...] = ()
     kept_inputs: dict[PeerId, int] = {}
+    turn: int = 0
+    claims_changed: bool = True
     ordered: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None
 
     @classmethod
@@ -105,11 +109,14 @@ class Custody(msgspec.Struct):
         self.inputs[Digest(cid_sha256(manifest.model))] = manifest.model_bytes
         self.inputs[Digest(cid_sha256(manifest.table))] = manifest.table_bytes
         self.inputs.update(packs)
+        self.claims_changed = True
         self.look_at = now
 
     def applied(self, frame: Frame) -> None:
         """A frame of anybody's was taken in."""
         for entry in frame.entries:  # not by patterns, see rules.admission
+            if type(entry) is Keep or type(entry) is Drop:
+                self.claims_changed = True
             if type(entry) is Keep:
                 self.custodians[frame.author] = True
                 for digest in entry.digests:
@@ -252,6 +259,9 @@ class Custody(msgspec.Struct):
         elif self.away_at is None:
             self.away_at = now
         self.ordered = None
+        if not self.claims_changed:
+            return
+        self.claims_changed = False
         self.kept_inputs = {}
         for digest in self.inputs:
             for peer in self.claimed.get(digest, ()):
@@ -268,8 +278,10 @@ class Custody(msgspec.Struct):
         for digest in self.unsure:
             if digest not in self.fetching:
                 self.todo.append(digest)
-        for digest, length in self.inputs.items():
-            self._review(settlement, digest, length, near, now)
+        inputs = list(islice(cycle(self.inputs), self.turn, self.turn + INPUTS_A_LOOK))
+        for digest in inputs[: len(self.inputs)]:
+            self._review(settlement, digest, self.inputs[digest], near, now)
+        self.turn = (self.turn + INPUTS_A_LOOK) % max(1, len(self.inputs))
         if not self._away(now):
             self.around = ()
             return
