@@ -71,6 +71,10 @@ class Forged(Reject, frozen=True, tag="forged"):
     """A Reject for a signature that does not match: counts more, for finding out cost more."""
 
 
+class Proven(Reject, frozen=True, tag="proven"):
+    """A Reject that needs no second one: a fault that two frames of the peer's own prove."""
+
+
 class Ignore(msgspec.Struct, frozen=True, tag="ignore"):
     """Bad luck (late, duplicate, unknown job, a clock that differs); nobody's fault."""
 

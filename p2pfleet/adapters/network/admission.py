@@ -36,8 +36,19 @@ _SUPERSEDED_S = 3.0
 _CIRCUITS = "relays"
 
 
+_RETURNS_PER_S = 0.5
+_RETURNS_AT_ONCE = 4.0
+_MAX_PAUSE_S = 4.0
+"""How much later somebody is let in from where the banned come back again and again. Less than
+anybody's patience with a handshake: whoever shares the address waits, but gets in."""
+
+
 class _NotAdmitted(SwarmException):  # type: ignore[misc]
     """The handshake went well; the peer may not stay, which need not be its fault."""
+
+    def __init__(self, reason: str | None, banned: bool) -> None:
+        super().__init__(reason)
+        self.banned = banned
 
 
 class Admission:
@@ -59,6 +70,7 @@ class Admission:
         self._shaking: Counter[str] = Counter()
         self._accepts = TokenBucket(config.accepts_per_s, config.accepts_per_s * 2)
         self._accepts_from = Buckets(config.accepts_per_address_s, config.accepts_per_address_s * 8)
+        self._returns = Buckets(_RETURNS_PER_S, _RETURNS_AT_ONCE)
         self._adding: Counter[PeerId] = Counter()
         self._dials: dict[Any, trio.Event] = {}
         self._dialling = trio.CapacityLimiter(config.max_dials)
@@ -68,6 +80,8 @@ class Admission:
         """Dials an address that leads through a relay."""
         self._add_conn: Callable[..., Any] = swarm.add_conn
         self._dial_peer: Callable[..., Any] = swarm.dial_peer
+        self._upgrade: Callable[..., Any] = swarm.upgrader.upgrade_connection
+        swarm.upgrader.upgrade_connection = self._upgrade_admitted
         swarm._handle_inbound_connection = self.inbound
         swarm.add_conn = self.add
         swarm.dial_peer = self.dial
@@ -116,6 +130,7 @@ class Admission:
             await trio.sleep(self._accepts.owe(1))
             if not is_loopback(group):
                 await trio.sleep(self._accepts_from[group.encode()].owe(1))
+            await trio.sleep(min(self._returns[group.encode()].owe(0), _MAX_PAUSE_S))
             muxed = await self._shake_hands(socket, listening, group)
             if muxed is not None:
                 await muxed.event_closed.wait()
@@ -138,13 +153,35 @@ class Admission:
         except Exception as error:
             cause = error.__cause__ or error
             refused(None, f"handshake from {group}: {describe(cause)}")
-            if not isinstance(error, _NotAdmitted) and not isinstance(cause, _NotAdmitted):
+            turned_away = next((e for e in (error, cause) if isinstance(e, _NotAdmitted)), None)
+            if turned_away is None:
                 self._bans.failed_handshake(group)
+            elif turned_away.banned:
+                self._came_back(group)
         finally:
             self._shaking[group] -= 1
             if not self._shaking[group]:
                 del self._shaking[group]
         return None
+
+    def _came_back(self, group: str) -> None:
+        """Somebody banned shook hands from there: a debt that grows no larger than the pause."""
+        returns = self._returns[group.encode()]
+        if returns.owe(0) < _MAX_PAUSE_S:
+            returns.owe(1)
+
+    async def _upgrade_admitted(self, secured: Any, identity: Any) -> Any:
+        """The library's, which negotiates a muxer, for admitted peers only: who may not stay costs
+        no more than finding out who it is."""
+        self._check(identity)
+        return await self._upgrade(secured, identity)
+
+    def _check(self, identity: Any) -> None:
+        """Raises :class:`_NotAdmitted`."""
+        reason = self.refusal(identity)
+        if reason is not None:
+            refused(identity, reason)
+            raise _NotAdmitted(reason, banned=self.ban(identity) is not None)
 
     def ban(self, identity: Any) -> str | None:
         """Why a peer is banned now; ``None`` if it is not."""
@@ -174,12 +211,13 @@ class Admission:
     async def add(self, muxed: Any, direction: str = "unknown") -> Any:
         """The swarm's ``add_conn``, for admitted peers only."""
         identity = muxed.peer_id
-        reason = self.refusal(identity)
-        peer = peer_of(identity)
-        if reason is not None or peer is None:
-            refused(identity, reason or "")
+        try:
+            self._check(identity)
+        except _NotAdmitted:
             await muxed.close()
-            raise _NotAdmitted(reason)
+            raise
+        peer = peer_of(identity)
+        assert peer is not None
         before = list(self._swarm.connections.get(identity, ()))
         self._adding[peer] += 1
         try:
@@ -188,6 +226,8 @@ class Admission:
             self._adding[peer] -= 1
             if not self._adding[peer]:
                 del self._adding[peer]
+        if self.ban(identity) is not None:  # since a moment ago, and this one was not closed then
+            self._swarm.manager.run_task(conn.close)
         # A peer that comes again may have lost the older connections without our noticing.
         for older in before[: len(before) + 1 - MAX_CONNECTIONS_PER_PEER]:
             self._swarm.manager.run_task(older.close)

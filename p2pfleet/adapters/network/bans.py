@@ -1,7 +1,8 @@
 """Who is refused for what it sent: verdicts counted, bans that grow, expire and outlive a restart.
 
 A peer is banned after ``reject_limit`` Rejects within ``reject_window_s``; a signature that does
-not match counts twice, because finding out cost a verification. The first ban lasts ``ban_s``, each
+not match counts twice, because finding out cost a verification, and a proven fault is enough by
+itself. The first ban lasts ``ban_s``, each
 that follows within a day of the last six times as long, a day at most. An address of which
 ``address_ban_peers`` bans of peers came within an hour is banned itself: a crowd of keys behind one
 address costs no more than one key. Addresses that are shared within a house or a laboratory
@@ -24,7 +25,7 @@ import trio
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe
 from p2pfleet.adapters.network.limits import MAX_TRACKED_PEERS, address_group, is_loopback
-from p2pfleet.core.errors import Forged, Reject
+from p2pfleet.core.errors import Forged, Proven, Reject
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.ports import Ban, BanBook, Clock
 
@@ -109,6 +110,8 @@ class Bans:
         """Count one Reject; whether ``peer``, who is at ``place``, is banned now because of it."""
         now = self._clock.monotonic_ms()
         weight = _FORGED_WEIGHT if isinstance(verdict, Forged) else 1
+        if isinstance(verdict, Proven):
+            weight = self._limit
         if self._rejects.add(peer, now, weight) < self._limit:
             return False
         self._rejects.forget(peer)

@@ -31,9 +31,15 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfleet.adapters.network.addresses import usable
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import TimedHandler, contain_tasks, describe
+from p2pfleet.adapters.network.containment import (
+    TimedHandler,
+    contain_tasks,
+    describe,
+    refused,
+)
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.core.errors import Malformed
+from p2pfleet.adapters.network.limits import Buckets
+from p2pfleet.core.errors import Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId
 from p2pfleet.core.rules.jobs_record import NAMESPACE
 from p2pfleet.core.wire.names import rendezvous_key
@@ -53,6 +59,11 @@ _QUERIED = 8
 _QUERY_S = 5.0
 _LOOKUP_S = 30.0
 _ADDRESS_TTL_S = 3600
+_PROVIDES_PER_S = 1.0
+_PROVIDES_AT_ONCE = 64.0
+"""A node provides one key, to each other a few times when it starts, then every few minutes."""
+
+Report = Callable[[PeerId, Verdict], None]
 
 
 class _Providers(ProviderStore):  # type: ignore[misc]
@@ -64,6 +75,7 @@ class _Providers(ProviderStore):  # type: ignore[misc]
 
     own: bytes = b""
     """The key of this network."""
+    report: Report
 
     def add_provider(self, key: bytes, provider: Any) -> None:
         if not provider or not provider.peer_id:
@@ -74,6 +86,8 @@ class _Providers(ProviderStore):  # type: ignore[misc]
             return
         name = str(provider.peer_id)
         if name not in self.providers.get(key, ()) and not self._has_room(name):
+            # Only its own records get here, and it has no use for so many keys.
+            _blame(self.report, provider.peer_id, "says that it provides more keys than it can")
             return
         records = self.providers.pop(key, {})
         self.providers[key] = records
@@ -125,6 +139,13 @@ class _Rule(Validator):  # type: ignore[misc]
         return self._rule.select(key, values)
 
 
+def _blame(report: Report, identity: Any, reason: str) -> None:
+    refused(identity, reason)
+    peer = peer_of(identity)
+    if peer is not None:
+        report(peer, Reject(reason))
+
+
 async def _is_connected(bucket: KBucket, identity: Any) -> bool:
     """Instead of the ping with which the library decides whether a full bucket keeps its oldest.
 
@@ -143,10 +164,12 @@ class Rendezvous:
         network: NetworkId,
         peers: Callable[[], int],
         found: Callable[[PeerId, list[str]], None],
+        report: Report,
         records: RecordRule | None = None,
     ) -> None:
         self._config = config
         self._host = host
+        self._report = report
         self._key = rendezvous_key(network)
         self._peers = peers
         self._found = found
@@ -168,7 +191,10 @@ class Rendezvous:
             validator_changed=True,
             strict_validation=True,
         )
+        self._provides = Buckets(_PROVIDES_PER_S, _PROVIDES_AT_ONCE)
+        self._dht._check_provider_rate_limit = self._may_provide
         self._dht.provider_store = _Providers(host, self._dht.peer_routing)
+        self._dht.provider_store.report = report
         self._dht.value_store = _Values(host, host.get_id())
         self._dht.provider_store.own = self._key
         # Twelve for everybody would let four strangers keep everybody out; each has its own limit.
@@ -203,6 +229,13 @@ class Rendezvous:
     def lost(self) -> None:
         """A peer went: look for others soon."""
         self._lost.set()
+
+    def _may_provide(self, identity: Any) -> bool:
+        """Whether to look at one more record of a peer; the library ends its stream otherwise."""
+        if self._provides[identity.to_bytes()].take():
+            return True
+        _blame(self._report, identity, "tells of providers without end")
+        return False
 
     # ---- values ------------------------------------------------------------------------------
 

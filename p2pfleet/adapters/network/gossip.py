@@ -47,7 +47,7 @@ _MAX_BACKOFF_S = 3600
 _MAX_HEADER_BYTES = 512
 _MEND_S = 15.0
 _MAX_WAITING = 64
-_FLOOD = 256
+_FLOOD = 64
 
 
 def message_id(message: Any) -> bytes:

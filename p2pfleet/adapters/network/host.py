@@ -182,7 +182,13 @@ class Host:
             config, swarm, me, addresses, clock, self._sessions, self._admission
         )
         self._rendezvous = Rendezvous(
-            config, self._host, network, self._sessions.__len__, self._dialler.learn, records
+            config,
+            self._host,
+            network,
+            self._sessions.__len__,
+            self._dialler.learn,
+            self.report,
+            records,
         )
         self._attending = Attending(
             config,

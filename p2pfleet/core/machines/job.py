@@ -540,6 +540,12 @@ class Job(msgspec.Struct):
             return self._ask(shard, (peer,), now)
         return self._ask_for_all(shard, peer, now)
 
+    @property
+    def waits_to_open(self) -> bool:
+        """Whether this node takes part, but neither has nor fetches model and table."""
+        volunteer = self.volunteer
+        return volunteer is not None and not volunteer.open and not volunteer.opening
+
     def deadlines(self, paused: bool) -> list[Millis | None]:
         """When this job wants to be ticked: the first of these, ``None`` being never."""
         times = [self.flush_at]

@@ -38,7 +38,7 @@ from p2pfleet.core.effects import (
     Watch,
     Withdraw,
 )
-from p2pfleet.core.errors import Accept, Ignore, Malformed, Reject
+from p2pfleet.core.errors import Accept, Ignore, Malformed, Proven, Reject
 from p2pfleet.core.events import Event
 from p2pfleet.core.machines.book import Book
 from p2pfleet.core.machines.consent import Consent
@@ -49,6 +49,7 @@ from p2pfleet.core.machines.judge import POISONED, Judge
 from p2pfleet.core.machines.leases import GRACE_MS, HEARSAY_MS
 from p2pfleet.core.machines.ledger import Ledger
 from p2pfleet.core.machines.membership import Membership
+from p2pfleet.core.machines.openings import Openings
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.repair import Repair
 from p2pfleet.core.machines.roster import Roster, stranger
@@ -139,6 +140,7 @@ class Node(msgspec.Struct):
     directory: Directory
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     skew: Skew = msgspec.field(default_factory=Skew)
+    openings: Openings = msgspec.field(default_factory=Openings)
     custody_bytes: int = CUSTODY_BYTES
     coin: bytes = bytes(32)
     snapshots: dict[str, VerifiedSnapshot] = {}
@@ -548,6 +550,7 @@ class Node(msgspec.Struct):
             return [Report(event.peer, verdict)]
         if not self.membership.greet(event.peer, event.record.record):
             return []
+        self.openings.forgive(event.peer)
         for known in self.jobs.values():
             known.settlement.leases.back(event.peer)
         effects: list[Effect] = [*self.consent.tell((event.peer,))]
@@ -783,6 +786,8 @@ class Node(msgspec.Struct):
         job = self.jobs.get(job_id)
         if job is not None and job.publisher is not None:
             return job.publisher.judge.job_opened(job.settlement) + self._advance(job, now)
+        if job is not None:
+            self.openings.end(job.manifest.publisher, job_id)
         if job is None or job.volunteer is None:
             return []
         effects = job.volunteer.opened_job(job.settlement, now, self._sources(job))
@@ -790,13 +795,21 @@ class Node(msgspec.Struct):
             job.look(now)
             self.attend_at = now
         effects.extend(job.introduce(self.membership.present(), now))
-        return effects + self._advance(job, now)
+        effects.extend(self._advance(job, now))
+        self.openings.forgive(job.manifest.publisher)
+        for other in self.jobs.values():  # they may have waited for this one
+            if other.manifest.publisher == job.manifest.publisher and other.waits_to_open:
+                effects.extend(self._advance(other, now))
+        return effects
 
     def _unavailable(self, event: ev.JobUnavailable, now: Millis) -> list[Effect]:
         job = self.jobs.get(event.job)
         if job is not None and job.publisher is not None:
             job.publisher.judge.unable_to(job.settlement, [])
             return self._advance(job, now)
+        if job is not None:
+            self.openings.end(job.manifest.publisher, job.id)
+            self.openings.fail(job.manifest.publisher, now)
         if job is None or job.volunteer is None:
             return []
         job.reason = event.reason
@@ -841,6 +854,7 @@ class Node(msgspec.Struct):
         """Stop work on a job; a stranger's is forgotten but for a tombstone."""
         self.book.end(job.ended(state, closure, now))
         self.repair.forget_job(job.id)
+        self.openings.end(job.manifest.publisher, job.id)
         effects: list[Effect] = []
         if job.publisher is not None:
             judge, kinds = job.publisher.judge, self.standing.moves.get(job.id, {})
@@ -974,7 +988,16 @@ class Node(msgspec.Struct):
             job.write(volunteer.reveal(job.settlement, now, counting), now)
             if self.still or (volunteer.open_at or 0) > now:
                 return []
-            return volunteer.start_opening(job.settlement, self._sources(job))
+            if volunteer.opening:
+                return []
+            publisher = job.manifest.publisher
+            if self.openings.wait(publisher, now):
+                volunteer.open_at = None
+                return []
+            begun = volunteer.start_opening(job.settlement, self._sources(job))
+            if begun:
+                self.openings.begin(publisher, job.id)
+            return begun
         return volunteer_round(job, around, now)
 
     def _around(self, job: Job) -> Around:
@@ -1177,6 +1200,9 @@ class Node(msgspec.Struct):
         effects: list[Effect] = [SaveProof(author, first.sealed, second.sealed)]
         if not own:
             effects.append(Report(event.source, Accept()))
+        if author != self.me:
+            # The frames may have come by others: it is their author who is parted from.
+            effects.append(Report(author, Proven(f"a proof against it: {fault(first, second)}")))
         others = tuple(p for p in self.membership.present() if p not in (event.source, author))
         if others:
             effects.append(Send(others, Proof(first.sealed, second.sealed)))
@@ -1256,6 +1282,7 @@ class Node(msgspec.Struct):
         if not self.restored:
             return []
         effects: list[Effect] = []
+        self.openings.passed(now)
         if self.pause_until is not None and self.pause_until <= now:
             self.pause_until = None
             effects.extend(self._set_paused(False, now))
@@ -1321,6 +1348,7 @@ class Node(msgspec.Struct):
         times = [
             self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at,
             self.ledger.deadline(), self.directory.deadline(), *self.snapshot_at.values(),
+            *self.openings.deadlines(),
         ]  # fmt: skip
         for job in self.book.open.values():
             times.extend(job.deadlines(self.still))
