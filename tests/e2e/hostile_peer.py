@@ -43,6 +43,7 @@ class Hostile:
         from libp2p import new_host
         from libp2p.crypto.ed25519 import create_new_key_pair
         from libp2p.crypto.x25519 import create_new_key_pair as exchange_pair
+        from libp2p.network.config import RetryConfig
         from libp2p.security.noise.transport import PROTOCOL_ID, Transport
 
         from p2pfleet.adapters.network.containment import tame_library
@@ -66,6 +67,7 @@ class Hostile:
             key_pair=pair,
             sec_opt={PROTOCOL_ID: Transport(pair, noise_privkey=exchange_pair().private_key)},
         )
+        self.host.get_network().retry_config = RetryConfig(max_retries=0)
         self.host.set_stream_handler(FRAME_PROTOCOL, self._listen)
 
     # ---- what it hears -----------------------------------------------------------------------
@@ -103,10 +105,13 @@ class Hostile:
         victim = info_from_p2p_addr(Multiaddr(address))
         while True:
             with contextlib.suppress(Exception):
+                # The library dials those less and less who closed on it: no attacker would.
+                self.host.get_network().unblock_peer(victim.peer_id)
+                self.sent["dials"] += 1
                 with trio.move_on_after(10):
                     await self.host.connect(victim)
                     self.sent["connections"] += 1
-                    # Behind a ban the handshake works, and then the connection is closed.
+                    # A ban may close it only when the handshake is over.
                     await trio.sleep(0.3)
                 await getattr(self, self.kind)(victim.peer_id, address)
             self.sent["thrown out"] += 1
