@@ -32,6 +32,7 @@ from typing import Any
 
 import psutil
 
+from p2pfleet.adapters.control.client import ControlClient
 from tests.e2e.local import (
     NodeProcess,
     Testnet,
@@ -46,6 +47,7 @@ from tests.e2e.local import (
 KINDS = ("spammer", "forger", "clinger")
 MOST_RATIO = 1.2
 MOST_MB = 300.0
+SUBMIT_S = 600.0
 LEAD_S = 3.0
 """How long an attack goes on before the job is published."""
 
@@ -146,7 +148,8 @@ def run(
         time.sleep(LEAD_S)
         say(f"{folder.name}: {[one.get('sent', {}) for one in hostiles.told()]}")
         began = time.monotonic()
-        job = owner.client.call(
+        # A publisher tries its units out before: that takes as long as they do.
+        job = ControlClient(owner.data_dir, timeout_s=SUBMIT_S).call(
             "submit",
             model=str(folder.parent / "model.onnx"),
             inputs=[str(one) for one in sorted((folder.parent / "in").iterdir())][:units],
@@ -187,7 +190,7 @@ def measure(
         say("the nodes run")
         wait_until("they met", lambda: owner.client.call("status")["peers"] >= nodes)
         honest = Honest(net, nodes, owner)
-        warm = owner.client.call(
+        warm = ControlClient(owner.data_dir, timeout_s=SUBMIT_S).call(
             "submit", model=str(model), inputs=[str(directory / "in" / "input-000.npz")], name="w"
         )["job"]
         finished(owner.client, warm)
@@ -230,9 +233,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="p2pfleet-attack-") as folder:
-        report = measure(
-            Path(folder), options.nodes, options.units, options.pairs, options.layers
-        )
+        report = measure(Path(folder), options.nodes, options.units, options.pairs, options.layers)
     for kind in ("attacks", "controls"):
         for one in report[kind]:
             print(kind, one)

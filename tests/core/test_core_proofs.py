@@ -37,7 +37,7 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.errors import ACCEPT, Reject
+from p2pfleet.core.errors import ACCEPT, Proven, Reject
 from p2pfleet.core.machines.node import PROOFS_TOLD
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, NetworkId, PeerId
@@ -176,6 +176,34 @@ def test_a_proof_costs_everything_here_and_wherever_it_arrives() -> None:
         assert (known.faults, known.checks, score(known)) == (1, 0, 0.0)
         assert not bench.node.standing.served(MALLORY, "any")
         assert not bench.node.standing.honest(MALLORY)
+
+
+def test_a_proof_bans_its_author_whoever_brings_it_and_only_once() -> None:
+    _, one, two = two_answers(Voter(MALLORY, SAMPLE.job))
+    bench = working()[0]
+    bench.meet(MALLORY)
+    told = bench.tell(ev.ProofReceived(BOB, one, two))
+    bans = [each for each in only(ef.Report, told) if isinstance(each.verdict, Proven)]
+    assert [each.peer for each in bans] == [MALLORY]
+    again = bench.tell(ev.ProofReceived(PAULA, one, two))
+    assert not any(isinstance(each.verdict, Proven) for each in only(ef.Report, again))
+
+
+def test_frames_that_contradict_each_other_ban_their_author_not_who_hands_them_on() -> None:
+    bench, job = working()
+    made, one, two = two_answers(Poll(job.job)[MALLORY])
+    bench.hear(made, one)
+    told = bench.hear(two, source=BOB)
+    reports = [each for each in only(ef.Report, told) if isinstance(each.verdict, Reject)]
+    assert [(each.peer, type(each.verdict)) for each in reports] == [(MALLORY, Proven)]
+
+
+def test_who_is_proved_guilty_by_its_own_mistake_does_not_ban_itself() -> None:
+    bench = Bench()
+    _, one, two = two_answers(Voter(bench.node.me, SAMPLE.job))
+    bench.meet(BOB)
+    told = bench.tell(ev.ProofReceived(BOB, one, two))
+    assert not any(isinstance(each.verdict, Proven) for each in only(ef.Report, told))
 
 
 def test_a_proof_takes_the_votes_of_its_author_back_where_nothing_is_final() -> None:

@@ -38,7 +38,7 @@ _CIRCUITS = "relays"
 
 _RETURNS_PER_S = 0.5
 _RETURNS_AT_ONCE = 4.0
-_MAX_PAUSE_S = 4.0
+MAX_PAUSE_S = 4.0
 """How much later somebody is let in from where the banned come back again and again. Less than
 anybody's patience with a handshake: whoever shares the address waits, but gets in."""
 
@@ -71,6 +71,8 @@ class Admission:
         self._accepts = TokenBucket(config.accepts_per_s, config.accepts_per_s * 2)
         self._accepts_from = Buckets(config.accepts_per_address_s, config.accepts_per_address_s * 8)
         self._returns = Buckets(_RETURNS_PER_S, _RETURNS_AT_ONCE)
+        self.came_back = 0
+        """How often somebody banned shook hands again."""
         self._adding: Counter[PeerId] = Counter()
         self._dials: dict[Any, trio.Event] = {}
         self._dialling = trio.CapacityLimiter(config.max_dials)
@@ -130,7 +132,7 @@ class Admission:
             await trio.sleep(self._accepts.owe(1))
             if not is_loopback(group):
                 await trio.sleep(self._accepts_from[group.encode()].owe(1))
-            await trio.sleep(min(self._returns[group.encode()].owe(0), _MAX_PAUSE_S))
+            await trio.sleep(min(self._returns[group.encode()].owe(0), MAX_PAUSE_S))
             muxed = await self._shake_hands(socket, listening, group)
             if muxed is not None:
                 await muxed.event_closed.wait()
@@ -166,8 +168,9 @@ class Admission:
 
     def _came_back(self, group: str) -> None:
         """Somebody banned shook hands from there: a debt that grows no larger than the pause."""
+        self.came_back += 1
         returns = self._returns[group.encode()]
-        if returns.owe(0) < _MAX_PAUSE_S:
+        if returns.owe(0) < MAX_PAUSE_S:
             returns.owe(1)
 
     async def _upgrade_admitted(self, secured: Any, identity: Any) -> Any:

@@ -542,9 +542,11 @@ class Job(msgspec.Struct):
 
     @property
     def waits_to_open(self) -> bool:
-        """Whether this node takes part, but neither has nor fetches model and table."""
+        """Whether this node would take part now, but neither has nor fetches model and table."""
         volunteer = self.volunteer
-        return volunteer is not None and not volunteer.open and not volunteer.opening
+        if volunteer is None or volunteer.open or volunteer.opening:
+            return False
+        return volunteer.open_at is None  # else it failed, and its own turn has not come
 
     def deadlines(self, paused: bool) -> list[Millis | None]:
         """When this job wants to be ticked: the first of these, ``None`` being never."""

@@ -797,7 +797,7 @@ class Node(msgspec.Struct):
         effects.extend(job.introduce(self.membership.present(), now))
         effects.extend(self._advance(job, now))
         self.openings.forgive(job.manifest.publisher)
-        for other in self.jobs.values():  # they may have waited for this one
+        for other in list(self.jobs.values()):  # they may have waited for this one
             if other.manifest.publisher == job.manifest.publisher and other.waits_to_open:
                 effects.extend(self._advance(other, now))
         return effects
@@ -991,14 +991,20 @@ class Node(msgspec.Struct):
             if volunteer.opening:
                 return []
             publisher = job.manifest.publisher
-            if self.openings.wait(publisher, now):
+            if self.openings.wait(publisher, job.id, now, self._waits_to_open):
                 volunteer.open_at = None
                 return []
             begun = volunteer.start_opening(job.settlement, self._sources(job))
             if begun:
                 self.openings.begin(publisher, job.id)
+            else:
+                self.openings.end(publisher, job.id)
             return begun
         return volunteer_round(job, around, now)
+
+    def _waits_to_open(self, job_id: JobId) -> bool:
+        job = self.jobs.get(job_id)
+        return job is not None and job.waits_to_open
 
     def _around(self, job: Job) -> Around:
         return Around(

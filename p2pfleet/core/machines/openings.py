@@ -7,6 +7,9 @@ publisher's own greeting, ends the waiting.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
+
 import msgspec
 
 from p2pfleet.core.model.ids import JobId, Millis, PeerId
@@ -18,30 +21,41 @@ PUBLISHERS_MAX = 1_024
 
 
 class Openings(msgspec.Struct):
-    """``begun`` by publisher; ``failures``: of how many of its jobs one after the other; ``until``:
-    when the next one may be begun."""
+    """All by publisher: jobs that are ``begun``, and ``queued`` in the order in which they come;
+    ``failures``: how many failed one after the other; ``until``: when the next may be begun."""
 
     begun: dict[PeerId, dict[JobId, bool]] = {}
+    queued: dict[PeerId, dict[JobId, bool]] = {}
     failures: dict[PeerId, int] = {}
     until: dict[PeerId, Millis] = {}
 
-    def wait(self, publisher: PeerId, now: Millis) -> bool:
-        """Whether no further job of this publisher is to be begun now."""
-        if len(self.begun.get(publisher, ())) >= AT_ONCE:
+    def wait(
+        self, publisher: PeerId, job: JobId, now: Millis, wanted: Callable[[JobId], bool]
+    ) -> bool:
+        """Whether a job is not to be begun now; if so it keeps its place in the queue, which those
+        lose who are not ``wanted`` any more."""
+        queued = self.queued.setdefault(publisher, {})
+        queued[job] = True
+        while (first := next(iter(queued))) != job and not wanted(first):
+            del queued[first]
+        room = AT_ONCE - len(self.begun.get(publisher, ()))
+        if room <= 0 or now < self.until.get(publisher, now):
             return True
-        return now < self.until.get(publisher, now)
+        return job not in islice(queued, room)
 
     def begin(self, publisher: PeerId, job: JobId) -> None:
         """A job is being opened."""
+        self.end(publisher, job)
         self.begun.setdefault(publisher, {})[job] = True
 
     def end(self, publisher: PeerId, job: JobId) -> None:
-        """It is being opened no more, whatever came of it. Idempotent."""
-        begun = self.begun.get(publisher)
-        if begun is not None:
-            begun.pop(job, None)
-            if not begun:
-                del self.begun[publisher]
+        """It is being opened no more, whatever came of it, and does not wait. Idempotent."""
+        for jobs in (self.begun, self.queued):
+            theirs = jobs.get(publisher)
+            if theirs is not None:
+                theirs.pop(job, None)
+                if not theirs:
+                    del jobs[publisher]
 
     def fail(self, publisher: PeerId, now: Millis) -> None:
         """Nobody had what a job needs."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 import trio
 from network_harness import QUICK, Book, Shelf, meet, node, part, trio_test, until
 
+from p2pfleet.adapters.network.admission import MAX_PAUSE_S
 from p2pfleet.adapters.network.bans import MAX_BAN_MS, MAX_BANS, Bans
 from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.limits import address_group
 from p2pfleet.adapters.store import BanFile
-from p2pfleet.core.errors import Forged, P2pfleetError, Reject
+from p2pfleet.core.errors import Forged, P2pfleetError, Proven, Reject
 from p2pfleet.core.model.ids import PeerId, sha256
 from p2pfleet.ports import Ban
 
@@ -79,6 +83,13 @@ async def test_a_signature_that_does_not_match_counts_twice() -> None:
     bans = Bans(SetClock(), CONFIG)
     assert [bans.reject(PEER, Forged("forged")) for _ in range(2)] == [False, True]
     assert bans.running()[0].reason == "forged"
+
+
+@trio_test(5)
+async def test_one_proven_fault_is_enough() -> None:
+    bans = Bans(SetClock(), CONFIG)
+    assert bans.reject(PEER, Proven("two answers"))
+    assert [ban.reason for ban in bans.running()] == ["two answers"]
 
 
 @trio_test(5)
@@ -253,3 +264,67 @@ async def test_a_banned_peer_is_parted_from_and_refused_after_a_restart_until_it
             other._dialler.wake()
             await meet(second, other)
             assert second.bans() == ()
+
+
+@trio_test(30)
+async def test_who_is_banned_while_its_connection_is_being_added_is_parted_from(tmp_path) -> None:
+    async with node(1) as victim, node(2) as other:
+        add = victim._admission._add_conn
+
+        async def banned_meanwhile(muxed: Any, direction: str) -> Any:
+            conn = await add(muxed, direction)
+            victim.report(other.peer, Proven("two answers"))
+            return conn
+
+        victim._admission._add_conn = banned_meanwhile
+        other._dialler.learn(victim.peer, [victim.addresses[0].partition("/p2p/")[0]])
+        await until(lambda: bool(victim.bans()))
+        await until(lambda: not victim._swarm.connections)
+        await until(lambda: not other._swarm.connections)
+        assert victim.peers() == ()
+
+
+@trio_test(30)
+async def test_of_the_banned_no_muxer_is_negotiated_and_nobody_else_pays_for_it(tmp_path) -> None:
+    async with node(1) as victim, node(2) as other:
+        upgraded: list[Any] = []
+        upgrade = victim._admission._upgrade
+
+        async def noticed(secured: Any, identity: Any) -> Any:
+            upgraded.append(identity)
+            return await upgrade(secured, identity)
+
+        victim._admission._upgrade = noticed
+        victim.report(other.peer, Proven("two answers"))
+        other._dialler.learn(victim.peer, [victim.addresses[0].partition("/p2p/")[0]])
+        await until(lambda: victim._admission.came_back > 0)
+        assert upgraded == []
+        async with node(3, victim.addresses) as third:
+            await meet(victim, third)
+
+
+@trio_test(40)
+async def test_where_the_banned_come_back_all_wait_a_little_and_nobody_is_locked_out() -> None:
+    async with node(1) as victim:
+        admission, group = victim._admission, address_group("127.0.0.1")
+        for _ in range(1000):
+            admission._came_back(group)
+        began = trio.current_time()
+        async with node(2, victim.addresses) as honest:
+            await meet(victim, honest)
+        waited = trio.current_time() - began
+        assert 0.5 * MAX_PAUSE_S < waited
+        # A thousand returns are no longer remembered than a few.
+        assert admission._returns[group.encode()].owe(0) <= MAX_PAUSE_S + 2.5
+
+
+@trio_test(20)
+async def test_whoever_comes_from_where_nobody_was_banned_does_not_wait() -> None:
+    async with node(1) as victim:
+        for _ in range(1000):
+            victim._admission._came_back(address_group("10.0.0.7"))
+        began = trio.current_time()
+        async with node(2, victim.addresses) as honest:
+            await meet(victim, honest)
+        assert victim._admission._returns[b"127.0.0.1"].owe(0) == 0
+        assert trio.current_time() - began < 15
