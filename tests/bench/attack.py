@@ -1,17 +1,17 @@
 """What an attack costs honest nodes: CPU seconds a settled unit, against a silent control.
 
-    python -m tests.bench.attack [--nodes 4] [--units 24] [--layers 400] [--pairs 2]
+    python -m tests.bench.attack [--nodes 4] [--units 24] [--rows 4] [--pairs 2]
                                  [--output FILE.json]
 
 Real processes on loopback: volunteers, a publisher, and three hostile peers
 (``tests/e2e/hostile_peer.py``: a spammer, a forger, a clinger) that attack every one of them. Of
 every pair of runs one is an attack by peers with fresh keys, and one a control in which the same
 processes burn, silently, the CPU that the attackers used. Measured is the CPU time of all processes
-of the honest nodes, their sandboxes included, from the moment before the attackers start to the
-job's end, and their memory; loopback is spared every budget of addresses, so what is seen here is
-what keys alone cost. Most of an attack's cost comes before the bans, once: so the factor depends on
-how long the job is, which ``seconds`` and ``cpu_s`` of each run tell. ``--layers`` sets how long a
-unit computes (400: about a tenth of a second).
+of the honest nodes, their sandboxes included, from the publication of the job, with which the
+attack begins, to the job's end, and their memory; loopback is spared every budget of addresses, so
+what is seen here is what keys alone cost. Most of an attack's cost comes before the bans, once: so
+the factor depends on how long the job is, which ``seconds`` and ``cpu_s`` of each run tell.
+``--rows`` sets how long a unit computes (4: about a tenth of a second, 64: about half a second).
 Exits with 1 unless the medians differ by at most 20 %, every node stayed below 300 MB and banned
 all three attackers, and every unit settled.
 """
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ KINDS = ("spammer", "forger", "clinger")
 MOST_RATIO = 1.2
 MOST_MB = 300.0
 SUBMIT_S = 600.0
-LEAD_S = 3.0
-"""How long an attack goes on before the job is published."""
+BANS_S = 30.0
+"""How long a short job's end is waited beyond for the last ban."""
 
 
 class Honest:
@@ -82,31 +83,45 @@ class Honest:
 
 
 class Hostiles:
-    """Three processes of one run."""
+    """Three processes of one run. They are ready when this is made, and begin at :meth:`begin`."""
 
-    def __init__(self, folder: Path, plan: dict[str, Any], percents: list[float] | None) -> None:
+    def __init__(
+        self, folder: Path, plan: dict[str, Any], percents: list[float] | None, kinds: Sequence[str]
+    ) -> None:
         folder.mkdir()
-        self._outputs = [folder / f"{kind}.json" for kind in KINDS]
-        self._began = time.monotonic()
+        self._outputs = [folder / f"{kind}.json" for kind in kinds]
+        self._go = folder / "go"
         self._processes = []
-        for number, kind in enumerate(KINDS):
+        for number, kind in enumerate(kinds):
             file = folder / f"{kind}.plan"
-            mine = {**plan, "kind": kind, "seed": f"{folder}-{kind}"}
+            mine = {**plan, "kind": kind, "seed": f"{folder}-{kind}", "go": str(self._go)}
             mine["output"] = str(self._outputs[number])
             if percents is not None:
                 mine |= {"kind": "burner", "percent": percents[number]}
             file.write_text(json.dumps(mine))
             command = [sys.executable, "-m", "tests.e2e.hostile_peer", str(file)]
             self._processes.append(subprocess.Popen(command))
+        try:
+            wait_until("the hostile processes run", lambda: all(self.told()))
+        except BaseException:
+            self.end()
+            raise
+
+    def begin(self) -> None:
+        """Let them."""
+        self._before = [one["cpu_s"] for one in self.told()]
+        self._began = time.monotonic()
+        self._go.touch()
 
     def told(self) -> list[dict[str, Any]]:
         """What each of them used and sent until now; empty before its first word."""
         return [json.loads(one.read_text()) if one.exists() else {} for one in self._outputs]
 
     def percents(self) -> list[float]:
-        """How much of a core each of them used."""
+        """How much of a core each of them used since they began."""
         passed = time.monotonic() - self._began
-        return [100 * one.get("cpu_s", 0.0) / passed for one in self.told()]
+        used = zip(self.told(), self._before, strict=True)
+        return [100 * max(0.0, one["cpu_s"] - before) / passed for one, before in used]
 
     def end(self) -> None:
         """End the processes."""
@@ -116,20 +131,30 @@ class Hostiles:
             process.wait(10)
 
 
-def peer_ids(folder: Path) -> set[str]:
+def peer_ids(folder: Path, kinds: Sequence[str] = KINDS) -> set[str]:
     """The attackers of a run, by the seeds that they were given."""
     import hashlib
 
     from p2pfleet.core.model.ids import peer_text
     from p2pfleet.runtime.signing import Signer
 
-    seeds = [hashlib.sha256(f"{folder}-{kind}".encode()).digest() for kind in KINDS]
+    seeds = [hashlib.sha256(f"{folder}-{kind}".encode()).digest() for kind in kinds]
     return {peer_text(Signer(seed).peer) for seed in seeds}
 
 
 def say(text: str) -> None:
     """One line of progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def banned_everywhere(honest: Honest, attackers: set[str]) -> bool:
+    """Whether every honest node bans all of them, now or within a while."""
+    deadline = time.monotonic() + BANS_S
+    while not all(attackers <= one for one in honest.bans()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def run(
@@ -141,13 +166,8 @@ def run(
         "victims": [one["addresses"][0] for one in status],
         "network": status[0]["network"]["id"],
     }
-    before = honest.cpu_s()
-    hostiles = Hostiles(folder, plan, percents)
+    hostiles = Hostiles(folder, plan, percents, KINDS)
     try:
-        wait_until("the hostile processes run", lambda: all(hostiles.told()))
-        time.sleep(LEAD_S)
-        say(f"{folder.name}: {[one.get('sent', {}) for one in hostiles.told()]}")
-        began = time.monotonic()
         # A publisher tries its units out before: that takes as long as they do.
         job = ControlClient(owner.data_dir, timeout_s=SUBMIT_S).call(
             "submit",
@@ -157,30 +177,33 @@ def run(
             quorum=2,
         )["job"]
         say(f"{folder.name}: published {job[:8]}")
+        before, began = honest.cpu_s(), time.monotonic()
+        hostiles.begin()
         while (view := owner.client.call("job", job=job))["state"] == "active":
             honest.watch_memory()
             time.sleep(0.25)
         used, lasted = honest.cpu_s() - before, time.monotonic() - began
-        honest.watch_memory()
-        say(f"{folder.name}: {used:.2f} CPU seconds for {view['settled']} units")
-        return {
+        say(f"{folder.name}: {used:.2f} CPU seconds in {lasted:.0f} s, {view['settled']} units")
+        found = {
             "settled": view["settled"],
             "cpu_s": round(used, 2),
             "cpu_s_per_unit": round(used / max(view["settled"], 1), 4),
             "seconds": round(lasted, 1),
             "hostile_percent": [round(one, 1) for one in hostiles.percents()],
-            "sent": [one.get("sent", {}) for one in hostiles.told()],
         }
+        if percents is None:
+            found["banned"] = banned_everywhere(honest, peer_ids(folder))
+        found["sent"] = [one.get("sent", {}) for one in hostiles.told()]
+        honest.watch_memory()
+        return found
     finally:
         hostiles.end()
 
 
-def measure(
-    directory: Path, nodes: int, units: int, pairs: int, layers: int = 400
-) -> dict[str, Any]:
-    """The whole comparison; ``layers`` sets how long a unit computes."""
-    model = affine_model(directory / "model.onnx", layers=layers, width=512)
-    inputs(directory / "in", units, rows=4, width=512)
+def measure(directory: Path, nodes: int, units: int, pairs: int, rows: int = 4) -> dict[str, Any]:
+    """The whole comparison; ``rows`` sets how long a unit computes."""
+    model = affine_model(directory / "model.onnx", layers=400, width=512)
+    inputs(directory / "in", units, rows=rows, width=512)
     attacks: list[dict[str, Any]] = []
     controls: list[dict[str, Any]] = []
     banned = True
@@ -198,8 +221,7 @@ def measure(
         for number in range(pairs):
             folder = directory / f"attack-{number}"
             attacks.append(run(honest, owner, folder, None, units))
-            wanted = peer_ids(folder)
-            banned &= all(wanted <= one for one in honest.bans())
+            banned &= attacks[-1]["banned"]
             percents = attacks[-1]["hostile_percent"]
             controls.append(run(honest, owner, directory / f"control-{number}", percents, units))
     attack, control = (
@@ -209,7 +231,7 @@ def measure(
     ratio = round(attack / control, 3)
     return {
         "what": f"{nodes} volunteers and a publisher on loopback, 3 hostile peers, {units} units"
-        f" of {layers} layers",
+        f" of {rows} rows",
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
@@ -228,12 +250,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--units", type=int, default=24)
-    parser.add_argument("--layers", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="p2pfleet-attack-") as folder:
-        report = measure(Path(folder), options.nodes, options.units, options.pairs, options.layers)
+        report = measure(Path(folder), options.nodes, options.units, options.pairs, options.rows)
     for kind in ("attacks", "controls"):
         for one in report[kind]:
             print(kind, one)

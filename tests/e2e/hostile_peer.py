@@ -1,13 +1,14 @@
 """A peer that attacks, as a process of its own: ``python -m tests.e2e.hostile_peer PLAN``.
 
-``PLAN`` is a JSON file: ``victims`` (addresses), ``network`` (id, hex), ``seed``, ``kind`` and
-``output``. Until it is ended it does what its kind says, to every victim, and connects again each
-second when it was thrown out:
+``PLAN`` is a JSON file: ``victims`` (addresses), ``network`` (id, hex), ``seed``, ``kind``,
+``output`` and ``go``, a file that says by being there that it begins. Until it is ended it does
+what its kind says, to every victim, and connects again each second when it was thrown out:
 
 * ``spammer``: signed manifests of jobs that do not exist, as fast as it may (gossip, and straight
   at the victims), and fake provider records for the DHT, up to 10,000;
-* ``forger``: garbage and forged signatures on the frames stream, and frames of real jobs that
-  contradict each other under one number;
+* ``equivocator``: of every job that it hears of, frames that contradict each other under one
+  number;
+* ``forger``: the same, and garbage and forged signatures on the frames stream;
 * ``clinger``: streams and TCP connections that it opens and says nothing on, and a frames stream
   that it never reads;
 * ``burner``: nothing but ``percent`` of a core, silently: the control.
@@ -59,7 +60,7 @@ class Hostile:
         self.signer = Signer(seed)
         self.sent: Counter[str] = Counter()
         self.jobs: list[bytes] = []
-        self.sequence = 0
+        self.incarnation = time.time_ns() // 10**6
         self.frames = FRAME_PROTOCOL
         pair = create_new_key_pair(seed)
         self.pair = pair
@@ -215,9 +216,20 @@ class Hostile:
             except Exception:
                 await trio.sleep(0.5)
 
+    async def equivocator(self, identity: Any, address: str) -> None:
+        """Frames that contradict each other."""
+        stream = await self._greeted(identity)
+        while True:
+            for message in self.contradicting():
+                await stream.write(framed(message))
+                self.sent["equivocations"] += 1
+            await trio.sleep(TURN_S)
+
     async def forger(self, identity: Any, address: str) -> None:
-        """Garbage, forged signatures, and frames that contradict each other."""
-        stream = await self._stream(identity, self.frames)
+        """Frames that contradict each other, for a second; then garbage and forged signatures."""
+        stream = await self._greeted(identity)
+        with trio.move_on_after(1.0):
+            await self.equivocator(identity, address)
         while True:
             for _ in range(max(1, round(PACE["garbage"] * TURN_S / 4))):
                 for message in (
@@ -229,6 +241,23 @@ class Hostile:
                     self.sent["garbage"] += 1
             await trio.sleep(TURN_S)
 
+    async def _greeted(self, identity: Any) -> Any:
+        """A stream of the frames protocol on which it has introduced itself as a volunteer."""
+        from p2pfleet.core.wire.codec import encode
+        from p2pfleet.core.wire.messages import Capability, Hello, PeerRecord
+        from p2pfleet.core.wire.names import PROTOCOL_VERSION
+
+        stream = await self._stream(identity, self.frames)
+        now = time.time_ns() // 10**6
+        record = PeerRecord(
+            self.network, self.signer.peer, now, now, now + 3_600_000, "hostile", ("volunteer",), 1,
+            (), Capability("A", bytes(32), "1.0.0"),
+        )  # fmt: skip
+        version = PROTOCOL_VERSION
+        hello = Hello(self.network, version, version, 0, self.signer.seal(record))
+        await stream.write(framed(encode(hello)))
+        return stream
+
     def forged(self) -> bytes:
         """A message whose signature is somebody else's."""
         from p2pfleet.core.wire.codec import encode
@@ -238,21 +267,38 @@ class Hostile:
         return encode(Deliver(Sealed(sealed.body, sealed.signer, random.randbytes(64))))
 
     def contradicting(self) -> list[bytes]:
-        """Two signed frames with one number."""
-        from p2pfleet.core.model.ids import JobId
+        """A commitment, and two frames of one number that reveal different outputs for it."""
+        from p2pfleet.core.model.ids import Digest, JobId
+        from p2pfleet.core.rules.commitment import seed_hash
         from p2pfleet.core.wire.codec import encode
-        from p2pfleet.core.wire.messages import Claim, Deliver, Frame
+        from p2pfleet.core.wire.messages import (
+            Commit,
+            CommitItem,
+            Deliver,
+            Entry,
+            Frame,
+            Reveal,
+            RevealItem,
+        )
 
         job = JobId(random.choice(self.jobs) if self.jobs else random.randbytes(32))
-        self.sequence += 1
-        bodies = [
-            Frame(
-                self.network, job, self.signer.peer, 1, self.sequence,
-                (Claim((unit,)),),
+        # A life of its own each time: frames of one that have no forerunner here are put aside.
+        self.incarnation += 1
+
+        def sealed(number: int, entry: Entry) -> Any:
+            made = (self.network, job, self.signer.peer, self.incarnation, number)
+            return self.signer.seal(Frame(*made, (entry,)))
+
+        seed = random.randbytes(32)
+        commit = sealed(0, Commit(seed_hash(seed), (CommitItem(0, 0, random.randbytes(32)),)))
+        reveals = [
+            Reveal(
+                commit.hash, 0, seed, (RevealItem(0, 0, Digest(random.randbytes(32)), 10),),
+                (commit.hash,),
             )
-            for unit in (0, 1)
+            for _ in range(2)
         ]  # fmt: skip
-        return [encode(Deliver(self.signer.seal(body))) for body in bodies]
+        return [encode(Deliver(one)) for one in (commit, *(sealed(1, each) for each in reveals))]
 
     async def clinger(self, identity: Any, address: str) -> None:
         """Half-open streams and connections, and one that is never read."""
@@ -277,9 +323,12 @@ class Hostile:
 
     # ---- life --------------------------------------------------------------------------------
 
-    async def run(self, victims: list[str], output: Path) -> None:
+    async def run(self, victims: list[str], output: Path, go: Path) -> None:
         """Attack until ended from outside."""
         async with self.host.run(listen_addrs=[]), trio.open_nursery() as nursery:
+            while not await trio.Path(go).exists():
+                tell(output, {})
+                await trio.sleep(0.1)
             for address in victims:
                 nursery.start_soon(self.attack, address)
             while True:
@@ -299,8 +348,11 @@ def tell(output: Path, sent: dict[str, int]) -> None:
     os.replace(fresh, output)
 
 
-def burn(percent: float, output: Path) -> None:
+def burn(percent: float, output: Path, go: Path) -> None:
     """Use ``percent`` of one core, silently, until ended."""
+    while not go.exists():
+        tell(output, {})
+        time.sleep(0.1)
     began, used, told = time.monotonic(), 0.0, 0.0
     while True:
         owed = (time.monotonic() - began) * percent / 100 - used
@@ -321,9 +373,9 @@ def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text())
     output = Path(plan["output"])
     if plan["kind"] == "burner":
-        burn(float(plan["percent"]), output)
+        burn(float(plan["percent"]), output, Path(plan["go"]))
     else:
-        trio.run(Hostile(plan).run, plan["victims"], output)
+        trio.run(Hostile(plan).run, plan["victims"], output, Path(plan["go"]))
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ async def test_where_the_banned_come_back_all_wait_a_little_and_nobody_is_locked
         async with node(2, victim.addresses) as honest:
             await meet(victim, honest)
         waited = trio.current_time() - began
-        assert 0.5 * MAX_PAUSE_S < waited
+        assert waited > 0.5 * MAX_PAUSE_S
         # A thousand returns are no longer remembered than a few.
         assert admission._returns[group.encode()].owe(0) <= MAX_PAUSE_S + 2.5
 
