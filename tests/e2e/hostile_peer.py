@@ -218,7 +218,9 @@ class Hostile:
 
     async def equivocator(self, identity: Any, address: str) -> None:
         """Frames that contradict each other."""
-        stream = await self._greeted(identity)
+        await self._equivocate(await self._greeted(identity))
+
+    async def _equivocate(self, stream: Any) -> None:
         while True:
             for message in self.contradicting():
                 await stream.write(framed(message))
@@ -229,7 +231,7 @@ class Hostile:
         """Frames that contradict each other, for a second; then garbage and forged signatures."""
         stream = await self._greeted(identity)
         with trio.move_on_after(1.0):
-            await self.equivocator(identity, address)
+            await self._equivocate(stream)
         while True:
             for _ in range(max(1, round(PACE["garbage"] * TURN_S / 4))):
                 for message in (
