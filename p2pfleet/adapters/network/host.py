@@ -437,7 +437,8 @@ class Host:
 
     def _session_ended(self, peer: PeerId, was_ours: bool) -> None:
         self._dialler.ended(peer, was_ours)
-        self._rendezvous.lost()
+        if not self._bans.banned(peer):  # who was thrown out need not be made up for at once
+            self._rendezvous.lost()
 
     # ---- life --------------------------------------------------------------------------------
 

@@ -328,3 +328,14 @@ async def test_whoever_comes_from_where_nobody_was_banned_does_not_wait() -> Non
             await meet(victim, honest)
         assert victim._admission._returns[b"127.0.0.1"].owe(0) == 0
         assert trio.current_time() - began < 15
+
+
+@trio_test(30)
+async def test_when_somebody_is_thrown_out_nobody_is_looked_for_in_a_hurry() -> None:
+    async with node(1) as victim, node(2, victim.addresses) as other:
+        await meet(victim, other)
+        hurried: list[bool] = []
+        victim._rendezvous.lost = lambda: hurried.append(True)
+        victim.report(other.peer, Proven("two answers"))
+        await part(victim, other.peer)
+        assert hurried == []
