@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format long soak sim conformance fuzz bench-sandbox lock release clean
+.PHONY: help setup demo test lint format long soak sim conformance fuzz bench-sandbox bench-attack lock release clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,8 @@ help:
 	@echo 'make conformance, make fuzz, make bench-sandbox'
 	@echo '              the sandbox against all of ONNX'"'"'s own tests, against mutated models'
 	@echo '              (make fuzz SEED=7 SECONDS=600), and against the clock'
+	@echo 'make bench-attack'
+	@echo '              what hostile peers cost honest nodes, against a silent control'
 	@echo 'make lock     write the pins in requirements/ anew (make lock UPGRADE=1: newest versions)'
 	@echo 'make release  dist/: the wheel, and the requirements to install before it'
 	@echo 'make setup    only the virtual environment in .venv'
@@ -135,6 +137,10 @@ fuzz: $(VENV)/.stamp
 
 bench-sandbox: $(VENV)/.stamp
 	$(BIN)/python tests/bench/sandbox.py --output $(RESULTS)/sandbox.json $(ARGS)
+
+bench-attack: $(VENV)/.stamp
+	$(BIN)/python -m tests.bench.attack --nodes 4 --units 120 --rows 128 --pairs 1 \
+	    --output $(RESULTS)/attack.json $(ARGS)
 
 # ---- release ---------------------------------------------------------------------------------
 

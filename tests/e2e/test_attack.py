@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.attack import MOST_MB, Hostiles, Honest, banned_everywhere, measure, peer_ids, say
+from tests.bench.attack import MOST_MB, Honest, Hostiles, banned_everywhere, measure, peer_ids, say
 from tests.e2e.local import affine_model, inputs, publisher, running_testnet, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = pytest.mark.e2e
 
 SANE_RATIO = 20.0
 """Far above anything measured: so short a job says nothing of what a long one costs."""
@@ -29,6 +29,7 @@ def test_a_network_under_attack_does_its_job_stays_small_and_bans_the_attackers(
     assert report["cpu_s_per_unit"]["ratio"] < SANE_RATIO
 
 
+@pytest.mark.long
 def test_who_contradicts_itself_is_banned_for_the_proof_alone(tmp_path: Path) -> None:
     """Its frames are well formed and signed, and nothing else speaks against it."""
     model = affine_model(tmp_path / "model.onnx")
