@@ -34,8 +34,6 @@ _HANDSHAKES_PER_ADDRESS = 8
 _NOBODY = "this node meets nobody now"
 _SUPERSEDED_S = 3.0
 _CIRCUITS = "relays"
-
-
 _RETURNS_PER_S = 0.5
 _RETURNS_AT_ONCE = 4.0
 MAX_PAUSE_S = 4.0
@@ -184,7 +182,10 @@ class Admission:
         reason = self.refusal(identity)
         if reason is not None:
             refused(identity, reason)
-            raise _NotAdmitted(reason, banned=self.ban(identity) is not None)
+            peer = peer_of(identity)
+            # Not those who were only left for a while: that is nobody's fault.
+            banned = peer is not None and self._bans.left_ms(peer) > 0
+            raise _NotAdmitted(reason, banned)
 
     def ban(self, identity: Any) -> str | None:
         """Why a peer is banned now; ``None`` if it is not."""

@@ -339,3 +339,22 @@ async def test_when_somebody_is_thrown_out_nobody_is_looked_for_in_a_hurry() -> 
         victim.report(other.peer, Proven("two answers"))
         await part(victim, other.peer)
         assert hurried == []
+
+
+@trio_test(30)
+async def test_who_was_left_without_fault_makes_nobody_wait() -> None:
+    async with node(1) as victim, node(2) as other:
+        turned_away: list[Any] = []
+        refusal = victim._admission.refusal
+
+        def noticed(identity: Any) -> str | None:
+            reason: str | None = refusal(identity)
+            turned_away.extend([reason] if reason else [])
+            return reason
+
+        victim._admission.refusal = noticed
+        victim._bans.hold_off(other.peer)
+        other._dialler.learn(victim.peer, [victim.addresses[0].partition("/p2p/")[0]])
+        await until(lambda: bool(turned_away))
+        await until(lambda: not victim._admission._shaking)
+        assert victim._admission.came_back == 0
