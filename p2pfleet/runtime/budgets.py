@@ -10,7 +10,11 @@ from p2pfleet.ports import Clock
 
 ANNOUNCED_AN_HOUR = 1_024
 """How many different manifests and closures of one publisher are handed on within an hour."""
+ANNOUNCED_A_MINUTE = 32
+"""The same within a minute. What is announced is handed on by everybody to everybody, so that a
+crowd of jobs is dear; those that come later are told by summaries."""
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
 PUBLISHERS_MAX = 4_096
 TALK_A_SECOND = 100
 TALK_AT_ONCE = 2_000
@@ -22,9 +26,12 @@ class PublishBudget:
     """How many different announcements each publisher made lately. What is announced again counts
     once, so that a publisher may go on repeating what is open."""
 
-    def __init__(self, clock: Clock, most: int = ANNOUNCED_AN_HOUR) -> None:
+    def __init__(
+        self, clock: Clock, most: int = ANNOUNCED_AN_HOUR, a_minute: int = ANNOUNCED_A_MINUTE
+    ) -> None:
         self._clock = clock
         self._most = most
+        self._a_minute = a_minute
         self._made: OrderedDict[PeerId, deque[tuple[int, Hashable]]] = OrderedDict()
 
     def allows(self, publisher: PeerId, announcement: Hashable) -> bool:
@@ -39,6 +46,8 @@ class PublishBudget:
         if any(one == announcement for _, one in made):
             return True
         if len(made) >= self._most:
+            return False
+        if len(made) >= self._a_minute and made[-self._a_minute][0] > now - MINUTE_MS:
             return False
         made.append((now, announcement))
         return True

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from p2pfleet.core.model.ids import PeerId, sha256
-from p2pfleet.runtime.budgets import HOUR_MS, PUBLISHERS_MAX, PublishBudget, TalkBudget
+from p2pfleet.runtime.budgets import (
+    HOUR_MS,
+    MINUTE_MS,
+    PUBLISHERS_MAX,
+    PublishBudget,
+    TalkBudget,
+)
 
 
 class SetClock:
@@ -30,6 +36,17 @@ def test_a_publisher_announces_so_many_different_things_an_hour() -> None:
     assert all(budget.allows(peer(0), number) for number in range(3))
     clock.ms = HOUR_MS
     assert budget.allows(peer(0), 3)
+
+
+def test_within_a_minute_a_publisher_announces_fewer_and_repeats_as_it_likes() -> None:
+    clock = SetClock()
+    budget = PublishBudget(clock, most=100, a_minute=3)
+    assert [budget.allows(peer(0), number) for number in range(5)] == [True] * 3 + [False] * 2
+    assert all(budget.allows(peer(0), number) for number in range(3))
+    clock.ms = MINUTE_MS - 1
+    assert not budget.allows(peer(0), 3)
+    clock.ms = MINUTE_MS
+    assert [budget.allows(peer(0), number) for number in range(3, 8)] == [True] * 3 + [False] * 2
 
 
 def test_the_budgets_of_publishers_are_bounded_in_number() -> None:
