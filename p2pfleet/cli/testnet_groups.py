@@ -18,7 +18,16 @@ EVENTS_MAX = 1_000
 Network = Literal["loopback", "namespaces"]
 Nat = Literal["none", "cone", "symmetric"]
 Deed = Literal[
-    "cut", "heal", "weather", "kill", "stop", "restart", "freeze", "thaw", "expect-peers"
+    "cut",
+    "heal",
+    "weather",
+    "kill",
+    "stop",
+    "restart",
+    "freeze",
+    "thaw",
+    "expect-peers",
+    "expect-certified",
 ]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
 LanName = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9-]{0,31})?\Z")]
@@ -33,6 +42,8 @@ OPPOSITES: dict[str, Deed] = {
 }  # fmt: skip
 # What is done to the network, and not to processes.
 OF_LINKS = ("cut", "heal", "weather")
+# Whose groups are sides.
+OF_SIDES = ("cut", "expect-certified")
 
 
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +84,9 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     * ``kill`` (SIGKILL), ``stop`` (SIGTERM), ``restart`` (whether it runs or not), ``freeze`` and
       ``thaw`` (SIGSTOP and SIGCONT): these processes.
     * ``expect-peers``: within ``within_s`` each of these has at least ``peers`` peers.
+    * ``expect-certified``: each member of ``groups`` is a side, as of a cut, and at this moment all
+      have certified at least ``units`` of the same units, each by votes of its own members, of them
+      ``rivals`` with different answers. It names no publisher. In the end all of them are settled.
 
     ``for_s`` later the opposite is done. With ``every_s`` it happens again and again, so many
     seconds (drawn between the two) after the last time, until ``until_s`` or the job's end.
@@ -92,6 +106,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     bandwidth_mbit: Bandwidth = 0.0
     peers: Annotated[int, Meta(ge=1, le=200)] = 1
     within_s: Span = 30.0
+    units: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    rivals: Annotated[int, Meta(ge=0, le=100_000)] = 0
 
     @property
     def weather(self) -> Weather:
@@ -158,13 +174,15 @@ def _misfits(event: Event, network: Network, names: set[str], count: int) -> lis
         mistakes.append(f'.do: {event.do} wants network = "namespaces"')
     if event.do == "heal" and (event.groups or event.nodes):
         mistakes.append(".do: heal undoes every cut, so it names nobody")
-    if event.do == "cut" and event.nodes:
-        mistakes.append(".nodes: sides of a cut are groups")
+    if event.do in OF_SIDES and event.nodes:
+        mistakes.append(f".nodes: sides of {event.do} are groups")
     if event.do != "heal" and not event.groups and not event.nodes:
         mistakes.append(".groups: nobody is named")
-    if event.do != "cut" and len(event.sides) != len(event.named):
-        mistakes.append(".groups: only a cut has sides")
-    if event.pick and event.do in ("cut", "heal"):
+    if event.do not in OF_SIDES and len(event.sides) != len(event.named):
+        mistakes.append(f".groups: {event.do} has no sides")
+    if event.do == "expect-certified" and (len(event.sides) < 2 or PUBLISHER in event.named):
+        mistakes.append(".groups: two sides of volunteers are wanted, or more")
+    if event.pick and event.do in (*OF_SIDES, "heal"):
         mistakes.append(f".pick: says nothing for {event.do}")
     if event.for_s is not None and event.do not in OPPOSITES:
         mistakes.append(f".for_s: {event.do} has no opposite")

@@ -16,6 +16,7 @@ from p2pfleet.cli.progress import JobProgress
 from p2pfleet.cli.testnet_stage import Stage
 from p2pfleet.cli.waiting import is_over
 from p2pfleet.core.errors import P2pfleetError
+from p2pfleet.core.model.ids import parse_job
 
 if TYPE_CHECKING:
     from p2pfleet.cli.output import Output
@@ -55,6 +56,7 @@ def publish_there(
         output.note(f"warning: {text}")
     job = str(answer["job"])
     output.note(f"published job {job[:12]}")
+    stage.begin(parse_job(job))
     begin = time.monotonic()
     late = False
     with JobProgress(output) as progress:

@@ -17,11 +17,14 @@ from p2pfleet.cli.local_network import HERE, PEERS_WANTED, LocalNetwork
 from p2pfleet.cli.local_publication import Published, publish_here, temporary_folder
 from p2pfleet.cli.options import common
 from p2pfleet.cli.output import Output, exit_codes, table
+from p2pfleet.cli.testnet_apart import Apart
+from p2pfleet.cli.testnet_books import judge_books
+from p2pfleet.cli.testnet_condition import Condition
 from p2pfleet.cli.testnet_groups import PUBLISHER
 from p2pfleet.cli.testnet_hosts import ScenarioHosts, scenario_hosts
 from p2pfleet.cli.testnet_publication import enlarge_model, publish_there
 from p2pfleet.cli.testnet_scenario import NetworkScenario, find_scenario, load_network_scenario
-from p2pfleet.cli.testnet_stage import Condition, Stage
+from p2pfleet.cli.testnet_stage import Stage
 from p2pfleet.cli.waiting import outcome
 from p2pfleet.config.network_file import load_network
 from p2pfleet.core.effects import RecordRow, SaveRecords
@@ -74,16 +77,15 @@ def run(output: Output, scenario: str, directory: Path | None, keep: bool) -> in
             )
             started_s = time.monotonic() - begin
             if plan.staged:
-                published, seen, sent = _perform(
+                published, seen, sent, apart = _perform(
                     output, plan, network, hosts, interruptions, results
                 )
             else:
                 published = _publish(output, plan, network, folder / "publisher", results)
-                seen, sent = [], []
+                seen, sent, apart = [], [], []
         finally:
             network.down(interruptions)
-        if plan.expect.wasted_max is not None:
-            seen.append(_wasted(plan, network, str(published.job["id"]), plan.expect.wasted_max))
+        seen += judge_books(plan, network, str(published.job["id"]), apart)
         document, lines = _judge(plan, network, results, published, seen)
         document["sent_bytes"] = sent
     document["started_s"] = round(started_s, 1)
@@ -142,10 +144,11 @@ def _perform(
     hosts: ScenarioHosts | None,
     interruptions: Interruptions,
     results: Path,
-) -> tuple[Published, list[Condition], list[int]]:
+) -> tuple[Published, list[Condition], list[int], list[Apart]]:
     """Publish from a process of its own, and let the scenario's events happen.
 
-    What came of it, what was seen of it, and the bytes that each host sent, the publisher last.
+    What came of it, what was seen of it, the bytes that each host sent, the publisher last, and
+    what sides of a cut had certified.
     """
     data_dir = network.folder(len(network.nodes))
     join_network(data_dir, load_network(network.network_file))
@@ -174,7 +177,7 @@ def _perform(
     if hosts is not None:
         sent = [now - then for now, then in zip(hosts.sent_bytes(), before, strict=True)]
         seen.append(_sent(plan, sent, model.stat().st_size))
-    return published, seen, sent
+    return published, seen, sent, stage.apart
 
 
 def _sent(plan: NetworkScenario, sent: list[int], model_bytes: int) -> Condition:
@@ -189,38 +192,6 @@ def _sent(plan: NetworkScenario, sent: list[int], model_bytes: int) -> Condition
         else "what hosts sent is known",
         not most or sent[largest] <= most * model_bytes,
         f"{text} the model's {model_bytes / 1e6:.2f} MB; all of them {sum(sent) / 1e6:.2f} MB",
-    )
-
-
-def _wasted(plan: NetworkScenario, network: LocalNetwork, job: str, most: float) -> Condition:
-    """How many executions were for nothing, by the publisher's store."""
-    from p2pfleet.adapters.store import SqliteStore
-    from p2pfleet.cli.testnet_waste import waste
-    from p2pfleet.core.model.ids import parse_job
-    from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest
-    from p2pfleet.runtime.signing import open_sealed
-
-    publisher = next(node.number for node in network.nodes if node.publisher)
-    store = SqliteStore.open(network.folder(publisher) / "node.sqlite")
-    try:
-        stored = store.job(parse_job(job))
-        opened = [open_sealed(sealed) for sealed in store.job_frames(parse_job(job))]
-    finally:
-        store.close()
-    assert stored is not None
-    manifest = open_sealed(stored.manifest)
-    assert isinstance(manifest, VerifiedManifest)
-    frames = [
-        each.frame
-        for each in opened
-        if isinstance(each, VerifiedFrame) and each.author != manifest.manifest.publisher
-    ]
-    found = waste(frames, manifest.manifest.units * (plan.job.quorum or 1), plan.slots)
-    return Condition(
-        f"at most {most:.0%} of all executions were wasted",
-        found.share <= most,
-        f"{found.share:.1%}: {found.finished} were finished and {found.cut_off} cut off, where "
-        f"{found.needed} were needed",
     )
 
 

@@ -8,26 +8,19 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from p2pfleet.cli.interruptions import Interruptions
 from p2pfleet.cli.local_network import LocalNetwork
+from p2pfleet.cli.testnet_apart import Apart, StoredBooks
+from p2pfleet.cli.testnet_condition import Condition
 from p2pfleet.cli.testnet_groups import OF_LINKS, OPPOSITES, PUBLISHER, Deed, Event, members
 from p2pfleet.cli.testnet_hosts import ScenarioHosts
 from p2pfleet.cli.testnet_scenario import NetworkScenario
+from p2pfleet.core.model.ids import JobId, parse_peer
 
 _SIGNALS = {
     "kill": signal.SIGKILL, "stop": signal.SIGTERM, "freeze": signal.SIGSTOP,
     "thaw": signal.SIGCONT,
 }  # fmt: skip
-
-
-class Condition(msgspec.Struct, frozen=True):
-    """Something that must hold, whether it did, and what was seen."""
-
-    what: str
-    held: bool
-    seen: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +71,8 @@ class Stage:
         self._hopes: list[_Hope] = []
         self._first = len(plan.events)
         self._happened = 0
+        self._job: JobId | None = None
+        self.apart: list[Apart] = []
         self.conditions: list[Condition] = []
         for event in plan.events:
             self._add(event.at_s, event)
@@ -90,6 +85,10 @@ class Stage:
         """
         return bool(self._hopes) or any(act.event.every_s is None for _, _, act in self._due)
 
+    def begin(self, job: JobId) -> None:
+        """The job was published; time begins."""
+        self._job = job
+
     def advance(self, now_s: float) -> None:
         """Let everything happen that is due."""
         while self._due and self._due[0][0] <= now_s:
@@ -97,6 +96,8 @@ class Stage:
             self._happen(at_s, act, now_s)
         for hope in list(self._hopes):
             self._look(hope, now_s)
+        for apart in self.apart:
+            apart.look(now_s)
 
     def close(self) -> list[Condition]:
         """What was expected in between, once the job is over or its time is up."""
@@ -153,6 +154,9 @@ class Stage:
         elif do == "expect-peers":
             self._hopes.append(_Hope(now_s, now_s + event.within_s, numbers, event.peers))
             return
+        elif do == "expect-certified":
+            self.apart.append(self._ask_sides(event, now_s))
+            who = " | ".join("+".join(side) for side in event.sides)
         else:
             for number in numbers:
                 if do == "restart":
@@ -171,6 +175,16 @@ class Stage:
             everybody = (*self._hosts.nodes, self._hosts.publisher)
             for number in numbers:
                 everybody[number].change(event.weather)
+
+    def _ask_sides(self, event: Event, now_s: float) -> Apart:
+        assert self._job is not None
+        sides = {
+            "+".join(side): [number for name in side for number in self._groups[name]]
+            for side in event.sides
+        }
+        peers = {node.number: parse_peer(node.peer) for node in self._network.nodes if node.peer}
+        books = StoredBooks(self._network.folder, self._job)
+        return Apart(now_s, sides, event.units, event.rivals, peers, books)
 
     def _called(self, number: int) -> str:
         return PUBLISHER if (number,) == self._groups[PUBLISHER] else f"node {number}"

@@ -1,4 +1,4 @@
-"""Churn and partition on real processes: long forms, and a form of about a minute of each."""
+"""Bad weather on real processes: long forms, whose newest results are kept, and short ones."""
 
 from __future__ import annotations
 
@@ -120,5 +120,16 @@ def test_twelve_nodes_that_are_killed_every_three_minutes_lose_nothing() -> None
 
 
 @wants_hosts
-def test_halves_cut_for_two_minutes_settle_everything_with_one_answer_a_unit() -> None:
-    keep(run("partition-real", timeout_s=1_500), "partition")
+@pytest.mark.parametrize(
+    ("scenario_name", "timeout_s"),
+    [
+        ("partition-real", 1_500),
+        ("rivals", 1_500),
+        ("halves", 900),
+        ("bad-link", 700),
+        ("shared-model", 1_200),
+    ],
+)
+def test_bad_weather_between_hosts_is_survived(scenario_name: str, timeout_s: float) -> None:
+    """What each scenario expects holds: see its ``about`` and its ``[expect]``."""
+    keep(run(scenario_name, timeout_s), scenario_name.removesuffix("-real"))
