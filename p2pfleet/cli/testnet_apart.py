@@ -110,6 +110,7 @@ class Apart:
         self._digests = {unit: frozenset(each[unit] for each in found) for unit in sorted(common)}
         self._counts = [len(each) for each in found]
         self._contested: set[int] = set()
+        self._agreed: set[int] = set()
         self._looked_s = at_s
 
     @property
@@ -118,18 +119,22 @@ class Apart:
         return {unit for unit, digests in self._digests.items() if len(digests) > 1}
 
     def look(self, now_s: float) -> None:
-        """See which rivals are contested now; at most one look a second."""
-        if not self.rivals or now_s < self._looked_s + LOOK_EVERY_S:
+        """See which rivals are contested now, and of which everybody has the same answer again;
+        at most one look a second."""
+        rivals = self.rivals
+        if not rivals or now_s < self._looked_s + LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        for numbers in self._sides.values():
-            for number in numbers:
-                ledger = self._books.ledger(number)
-                self._contested |= {
-                    unit
-                    for unit in self.rivals
-                    if unit in ledger and ledger[unit].state == "contested"
-                }
+        ledgers = [
+            self._books.ledger(number) for numbers in self._sides.values() for number in numbers
+        ]
+        for unit in rivals:
+            lines = [ledger[unit] for ledger in ledgers if unit in ledger]
+            if any(line.state == "contested" for line in lines):
+                self._contested.add(unit)
+            digests = {line.digest for line in lines}
+            if len(lines) == len(ledgers) and len(digests) == 1 and None not in digests:
+                self._agreed.add(unit)
 
     def judge(self, ledger: Mapping[int, Line], frames: Iterable[Frame]) -> list[Condition]:
         """What became of these units, by the publisher's ledger and frames at the end."""
@@ -167,10 +172,13 @@ class Apart:
         if rivals:
             found.append(
                 Condition(
-                    "rival certificates were contested, and one of the answers settled",
-                    len(self._contested) >= rivals and won == self.rivals,
-                    f"{len(self._contested)} were seen contested and {len(won)} settled, of "
-                    f"{len(self.rivals)}",
+                    "rival certificates were contested, all sides certified one answer, and one "
+                    "settled",
+                    # Where all have one answer again, somebody has reopened the other; but for
+                    # how long it was contested may be less than a second.
+                    bool(self._contested) and len(self._agreed) >= rivals and won == self.rivals,
+                    f"{len(self._contested)} were seen contested, {len(self._agreed)} with one "
+                    f"answer everywhere, {len(won)} settled, of {len(self.rivals)}",
                 )
             )
         return found

@@ -343,6 +343,16 @@ def _conditions(
         conditions.append(
             Condition("every unit settled", job["settled"] == units, f"{job['settled']} of {units}")
         )
+    if expect.everyone:
+        idle = [str(node["node"]) for node in nodes if not (node["liar"] or node["agreed"])]
+        least = min(int(node["agreed"]) for node in nodes if not node["liar"])
+        conditions.append(
+            Condition(
+                "every honest node took part",
+                not idle,
+                f"node {', '.join(idle)} did not" if idle else f"{least} answers of each or more",
+            )
+        )
     if expect.liars_below and plan.liars:
         best = max(float(node["score"]) for node in nodes if node["liar"])
         worst = min(float(node["score"]) for node in nodes if not node["liar"])

@@ -76,6 +76,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     honest node; the job over so many seconds after it was published; and no host that sent more
     bytes, from before the job to its end, than ``sent_max`` times the model's size (0: any). Of all
     executions at most the share ``wasted_max`` was for nothing, as ``testnet_waste`` counts them.
+    ``everyone``: each honest node gave an answer that is among those that settled.
     """
 
     wrong_settled_max: Annotated[int, Meta(ge=0, le=UNITS_MAX)] = 0
@@ -84,6 +85,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     within_s: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
     sent_max: Annotated[float, Meta(ge=0, le=1_000)] = 0.0
     wasted_max: Share | None = None
+    everyone: bool = False
 
 
 class _Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

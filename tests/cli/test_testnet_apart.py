@@ -80,9 +80,16 @@ def test_rivals_have_to_be_contested_before_one_of_them_settles() -> None:
     assert not rival.held, "nobody was seen to reopen it"
     books.ledgers["node2"] = {7: Line("contested")}
     found.look(10.5)
-    assert not found.judge(settled, [])[1].held, "that was too early for another look"
     found.look(11.5)
+    contested = "1 were seen contested, 0 with one answer everywhere, 1 settled, of 1"
+    assert found.judge(settled, [])[1].seen == contested
+    for number in range(4):
+        books.ledgers[f"node{number}"] = {7: certified(YES, 0, 1)}
+    found.look(12.0)
+    assert found.judge(settled, [])[1].seen == contested, "too early for another look"
+    found.look(12.5)
     _, rival = found.judge(settled, [])
-    assert (rival.held, rival.seen) == (True, "1 were seen contested and 1 settled, of 1")
+    assert rival.held
+    assert rival.seen == "1 were seen contested, 1 with one answer everywhere, 1 settled, of 1"
     assert not found.judge({7: Line("contested")}, [])[1].held
     assert not found.judge({7: Line("settled", bytes(32))}, [])[1].held

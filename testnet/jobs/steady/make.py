@@ -1,6 +1,6 @@
 """Makes everything in this folder: a model that computes for a while, and 1500 small inputs.
 
-    python make.py    write steady.onnx, steady.npz and its beginnings beside this file
+    python make.py    write steady.onnx and steady.npz beside this file
 
 Needs numpy and onnx. Each unit is a row of 128 whole numbers. The model makes 4096 equal rows of it
 and multiplies them again and again by a matrix of -1, 0 and 1, clipped to whole numbers below
@@ -18,8 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 HERE = Path(__file__).resolve().parent
 WIDTH, ROWS, LAYERS, UNITS = 128, 4096, 150, 1500
-# For jobs that last as long as others of the same kind need: the first so many units.
-BEGINNINGS = (80, 450)
 OPSET, IR_VERSION = 17, 8
 
 
@@ -53,8 +51,6 @@ def main() -> None:
     (HERE / "steady.onnx").write_bytes(model.SerializeToString(deterministic=True))
     inputs = random.integers(-100, 101, (UNITS, WIDTH)).astype(np.float32)
     np.savez_compressed(HERE / "steady.npz", x=inputs)
-    for units in BEGINNINGS:
-        np.savez_compressed(HERE / f"steady-{units}.npz", x=inputs[:units])
 
 
 if __name__ == "__main__":
