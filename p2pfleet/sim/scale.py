@@ -2,8 +2,8 @@
 
 Units and shards grow with the network, and nothing goes wrong. What is counted is what cores take
 in and send; the time is that of the cores alone, as real nodes run them, without sandbox, store and
-cryptography (by the clock on the wall, so let the machine be quiet). A network is sparse: a few random neighbours, whom nodes attend to beside
-them, and 50 connections at most.
+cryptography (by the clock on the wall, so let the machine be quiet). A network is sparse: a few
+random neighbours, whom nodes attend to beside them, and 50 connections at most.
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ def _measured(
     before = Sample(clients)
     publisher = clients["publisher"]
     job = publisher.call(
-        "submit", name="scale", model=str(model), inputs=[str(inputs)], split="0:8", shards=shards, quorum=2,
-        lease_s=30, expires_h=1.0,
+        "submit", name="scale", model=str(model), inputs=[str(inputs)], split="0:8",
+        shards=shards, quorum=2, lease_s=30, expires_h=1.0,
     )["job"]  # fmt: skip
     view: dict[str, Any] = publisher.call("job", job=job)
     most = 0

@@ -32,7 +32,8 @@ def test_a_unit_costs_the_same_in_a_network_four_times_as_large() -> None:
         assert len(row(cost)) == len(HEADINGS)
     assert large.executions_a_unit < FLAT * small.executions_a_unit
     assert large.messages_a_unit < FLAT * small.messages_a_unit
-    assert told and legend()
+    assert told
+    assert legend()
 
 
 def test_the_command_prints_what_each_size_costs(capfd: Any) -> None:

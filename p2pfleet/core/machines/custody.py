@@ -61,8 +61,8 @@ class Custody(msgspec.Struct):
     ``entitled``
     are those whom an output may be given to for custody. ``arrived`` waits to be signed for.
     ``stirred`` are blobs about which something changed since the last look, or that are short;
-    ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says how many inputs each custodian keeps, by
-    which ``ordered`` sources are.
+    ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs``
+    says how many inputs each custodian keeps, by which ``ordered`` sources are.
     """
 
     me: PeerId

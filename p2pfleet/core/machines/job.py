@@ -563,5 +563,5 @@ class Job(msgspec.Struct):
             if self.publisher is None and self.sealed.manifest.shards > 1:
                 times.append(self.shards.look_at)
             times.append(self.custody.deadline())
-            times.extend(self.settlement.later.values())
+            times.append(self.settlement.later_at)
         return times

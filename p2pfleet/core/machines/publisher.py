@@ -21,7 +21,10 @@ WAITS_MS = 3_000
 
 
 class Publisher(msgspec.Struct):
-    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once)."""
+    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once).
+
+    ``stirred``: there may be one to fetch at once; else none is before ``look_at``.
+    """
 
     judge: Judge
     wanted: dict[Digest, list[int]] = {}
@@ -29,6 +32,8 @@ class Publisher(msgspec.Struct):
     retry_at: dict[Digest, Millis] = {}
     failures: dict[Digest, int] = {}
     closing: bool = False
+    stirred: bool = True
+    look_at: Millis = Millis(0)
 
     def certified(self, settlement: Settlement, numbers: list[int]) -> None:
         """Note which of these units are certified, whose outputs are therefore wanted."""
@@ -40,6 +45,7 @@ class Publisher(msgspec.Struct):
             if digest in self.judge.here:
                 continue
             units = self.wanted.setdefault(digest, [])
+            self.stirred = True
             self.retry_at.pop(digest, None)  # there may be a new voter who has it
             if number not in units:
                 units.append(number)
@@ -54,6 +60,9 @@ class Publisher(msgspec.Struct):
         """Fetch what is wanted and not under way, a bounded number at a time: from those who voted
         for it, then from its ``keepers``."""
         effects: list[Effect] = []
+        if not self.stirred and now < self.look_at:
+            return effects
+        self.stirred = False
         for digest in list(self.wanted):
             if len(self.fetching) >= FETCHES_MAX:
                 break
@@ -74,6 +83,7 @@ class Publisher(msgspec.Struct):
             self.retry_at.pop(digest, None)
             ref = BlobRef(cid_from_sha256(digest), 0, length, bytes(digest))
             effects.append(Fetch(settlement.job, ref, sources))
+        self.look_at = min(self.retry_at.values(), default=Millis(now + RETRY_MAX_MS))
         return effects
 
     def _voters(self, settlement: Settlement, digest: Digest) -> tuple[list[PeerId], int]:
@@ -101,6 +111,7 @@ class Publisher(msgspec.Struct):
     def arrived(self, ref: BlobRef) -> list[int]:
         """An output is durably here; returns the units that wait for it."""
         digest = Digest(ref.sha256)
+        self.stirred = True
         self.fetching.pop(digest, None)
         self.failures.pop(digest, None)
         self.judge.here[digest] = True
@@ -109,6 +120,7 @@ class Publisher(msgspec.Struct):
     def lost(self, digest: Digest, numbers: list[int], now: Millis) -> None:
         """An output of these units is gone: get it again, but not at once, for it may be the disk's
         fault."""
+        self.stirred = True
         units = self.wanted.setdefault(digest, [])
         units.extend(number for number in numbers if number not in units)
         self._later(digest, now)
@@ -116,6 +128,7 @@ class Publisher(msgspec.Struct):
     def failed(self, ref: BlobRef, now: Millis) -> None:
         """Nobody delivered it: try again later."""
         digest = Digest(ref.sha256)
+        self.stirred = True
         if self.fetching.pop(digest, None) is not None:
             self._later(digest, now)
 
@@ -157,6 +170,7 @@ class Publisher(msgspec.Struct):
     def peer_came(self) -> None:
         """Somebody is here again who may have what is missing: do not wait any longer."""
         self.retry_at.clear()
+        self.stirred = True
 
     def complete(self, settlement: Settlement) -> bool:
         """Whether every unit is settled or failed, and nothing more will be learnt of a peer."""

@@ -119,6 +119,7 @@ class Settlement(msgspec.Struct):
     pending: dict[PeerId, dict[tuple[FrameHash, int], tuple[Place, FrameHash, int, Reveal]]] = {}
     owed: dict[PeerId, dict[tuple[int, int], Millis]] = {}
     later: dict[int, Millis] = {}
+    later_at: Millis | None = None
     weights: dict[PeerId, int] = {}
     snapshot: Digest | None = None
     snapshot_number: int = -1
@@ -322,6 +323,7 @@ class Settlement(msgspec.Struct):
         earlier = self.later.get(number)
         if earlier is None or at < earlier:
             self.later[number] = at
+            self.later_at = at if self.later_at is None else min(at, self.later_at)
 
     def counts_for(
         self, number: int, peer: PeerId, digest: Digest, now: Millis, counts: Counts
@@ -762,11 +764,12 @@ class Settlement(msgspec.Struct):
 
     def due(self, now: Millis, counts: Counts) -> Outcome:
         """Decide again where a vote counts by now that came too early."""
-        if not self.later:
+        if self.later_at is None or now < self.later_at:
             return Outcome()
         ready = sorted(number for number, at in self.later.items() if at <= now)
         for number in ready:
             del self.later[number]
+        self.later_at = min(self.later.values(), default=None)
         return self.again(ready, now, counts)
 
     def give_up(self, now: Millis, counts: Counts) -> Outcome:
