@@ -1,9 +1,9 @@
 """What a unit costs in networks of different sizes: the same job, so many times as large.
 
 Units and shards grow with the network, and nothing goes wrong. What is counted is what cores take
-in and send; the time is that of the cores alone, as real nodes run them, without sandbox, store and
-cryptography (by the clock on the wall, so let the machine be quiet). A network is sparse: a few
-random neighbours, whom nodes attend to beside them, and 50 connections at most.
+in and send; processor time is that of the cores alone, as real nodes run them, without sandbox,
+store and cryptography. A network is sparse: a few random neighbours, whom nodes attend to beside
+them, and 50 connections at most.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class Measured(Machine):
             super()._step(event, into)
             return
         self._deep = True
-        began = time.perf_counter_ns()  # to ask for processor time takes microseconds itself
+        began = time.thread_time_ns()
         super()._step(event, into)
-        meter.cpu_ns[self.number] += time.perf_counter_ns() - began
+        meter.cpu_ns[self.number] += time.thread_time_ns() - began
         self._deep = False
         if type(event) is ev.FrameReceived and event.source != self.peer:
             new = len(into) > before and type(into[before]) is ef.SaveFrame
