@@ -141,6 +141,7 @@ async def test_a_large_blob_travels_beside_libp2p_and_the_connection_is_used_aga
 @trio_test(30)
 async def test_the_bulk_connections_end_with_the_last_libp2p_connection(tmp_path: Path) -> None:
     shelf = shelf_of(tmp_path, DATA)
+    before = threading.active_count()  # trio keeps threads of earlier tests for a while
     async with node(1, blobs=shelf) as a, node(2, a.addresses) as b:
         await meet(a, b)
         await b.bulk.fetch(MemoryPartial(ref_of(DATA)), [a.peer])
@@ -149,8 +150,7 @@ async def test_the_bulk_connections_end_with_the_last_libp2p_connection(tmp_path
             await connection.close()
         assert (await next_of(a, Disconnected)).peer == b.peer
         await until(lambda: not a.bulk._server._open)
-    before = threading.active_count()
-    assert before < 60, "threads end with what they work for"
+    assert threading.active_count() < before + 20, "threads end with what they work for"
 
 
 # ---- who gets in -------------------------------------------------------------------------------
