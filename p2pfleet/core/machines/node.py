@@ -580,8 +580,9 @@ class Node(msgspec.Struct):
             return []
         if event.peer != job.manifest.publisher:
             return [Report(event.peer, Reject("only its publisher says what a job wants"))]
-        job.settlement.ask(job.recalled(event.units, now))
-        job.volunteer.rescan_at = None
+        wanted = job.recalled(event.units, now)
+        job.settlement.ask(wanted)
+        job.volunteer.wanted(job.settlement, wanted)
         return self._advance(job, now)
 
     def _requirement(self, event: ev.RequirementReceived, now: Millis) -> list[Effect]:

@@ -9,7 +9,7 @@ together, by one seed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -96,7 +96,8 @@ class Volunteer(msgspec.Struct):
     ``answers`` are own outputs by unit: (digest, length), ``outputs`` units by digest; ``refused``
     units that this machine leaves to others or has called a failure; ``mishaps`` counts executions
     that failed for our own sake. ``ready`` waits to be committed to, while ``making`` is under way.
-    ``unwritten`` are seeds of before a restart, by their hashes, of which no frame was found.
+    ``unwritten`` are seeds of before a restart, by their hashes, of which no frame was found;
+    ``hearsay`` answers that are known only by own frames which others gave back.
     ``opened`` says of (unit, attempt, peer) whether it is known by now if that commitment held the
     bytes. ``compared`` says of (unit, digest) whether another's answer is ours too;
     ``compare_at`` is when a unit is looked at again, to compare or to commit; ``endorsing`` in
@@ -122,6 +123,7 @@ class Volunteer(msgspec.Struct):
     quiet_until: Millis = Millis(0)
     answers: dict[int, tuple[Digest, int]] = {}
     outputs: dict[Digest, list[int]] = {}
+    hearsay: dict[int, bool] = {}
     refused: dict[int, bool] = {}
     mishaps: dict[int, int] = {}
     ready: list[RevealItem] = []
@@ -539,6 +541,7 @@ class Volunteer(msgspec.Struct):
                         done[item.unit] = True
                         if item.unit not in self.answers:
                             self._answer(item.unit, item.digest, item.length)
+                            self.hearsay[item.unit] = True
                         # To commit to it once more would say nothing new.
                         self.ready = [each for each in self.ready if each.unit != item.unit]
                 case Failure(unit=unit):
@@ -552,6 +555,17 @@ class Volunteer(msgspec.Struct):
             del self.held[number]
             settlement.leases.release(self.me, number)
         return [Release(given)], [Withdraw(settlement.job, given, kill=True)]
+
+    def wanted(self, settlement: Settlement, numbers: Sequence[int]) -> None:
+        """The publisher wants more of these units, and so has not got the outputs of those that are
+        certified: what was only said here, in a life of which the outputs are lost, is run again.
+        """
+        self.rescan_at = None
+        for number in numbers:
+            unit = settlement.units.get(number)
+            if number in self.hearsay and unit is not None and unit.state == "certified":
+                del self.hearsay[number]
+                self.answers.pop(number, None)
 
     def _say_anew(self, settlement: Settlement, number: int, now: Millis) -> None:
         """Commit once more to an answer that is here, where our last commitment is one whose seed
