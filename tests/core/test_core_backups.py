@@ -130,6 +130,21 @@ def test_what_it_had_revealed_is_its_vote_again_and_is_neither_run_nor_said_twic
     assert reveals(told) == []
 
 
+def test_what_it_voted_for_and_has_lost_is_run_once_more_when_the_publisher_cannot_get_it() -> None:
+    bench, job, _ = committed(quorum=1)
+    bench.wait(WINDOW_MS + FLUSH_MS)
+    again = back(bench, job)
+    told = again.hear(*said(bench), source=BOB) + again.wait(2 * DEBT_MS)
+    assert again.state(0) == "certified"
+    assert executed_units(told) == [], "nobody has missed the output yet"
+    told = again.tell(ev.WantedReceived(PAULA, job.job, (0,)))
+    assert executed_units(told) == [0]
+    execute(again, job, 0)
+    told = again.tell(ev.WantedReceived(PAULA, job.job, (0,))) + again.wait(DEBT_MS)
+    assert executed_units(told) == [], "the output is here now"
+    assert again.state(0) == "certified"
+
+
 @pytest.mark.parametrize("revealed", [False, True])
 @pytest.mark.parametrize("restarts", [False, True])
 def test_who_has_committed_anew_before_it_hears_of_it_does_so_in_another_attempt(
