@@ -1013,7 +1013,7 @@ class Node(msgspec.Struct):
             self.membership.here,
             self.membership.numeric_class,
             lambda: self._sources(job),
-            job.sharing(self.membership.volunteers(), self.me),
+            lambda: job.sharing(self.membership.volunteers(), self.me),
             self.still,
             self.membership.volunteers(),
             lambda length: self._has_room(job.manifest.publisher, length),

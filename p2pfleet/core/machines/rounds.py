@@ -29,7 +29,7 @@ class Around(msgspec.Struct):
     present: Callable[[PeerId], bool]
     numeric_class: Callable[[PeerId], bytes]
     sources: Callable[[], tuple[PeerId, ...]]
-    volunteers: int
+    volunteers: Callable[[], int]
     paused: bool
     willing: tuple[PeerId, ...] = ()
     room: Callable[[int], bool] = lambda length: True

@@ -113,8 +113,10 @@ class Shards(msgspec.Struct):
         """The shards that this node serves, its home first."""
         if self.count == 1:
             return (0,)
-        both = (self.home, self.helped)
-        return tuple(shard for shard in both if shard is not None)
+        home, helped = self.home, self.helped
+        if home is None:
+            return () if helped is None else (helped,)
+        return (home,) if helped is None else (home, helped)
 
     def joined(self, peer: PeerId, shard: int) -> bool:
         """``peer`` serves a shard; whether that is news."""

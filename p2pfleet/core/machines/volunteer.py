@@ -238,7 +238,7 @@ class Volunteer(msgspec.Struct):
         now: Millis,
         counts: Counts,
         sources: Callable[[], tuple[PeerId, ...]],
-        volunteers: int,
+        volunteers: Callable[[], int],
         paused: bool,
         alone: bool,
         barred: Callable[[int], bool] = lambda number: False,
@@ -267,7 +267,7 @@ class Volunteer(msgspec.Struct):
         if len(self.held) > rule.lease_units_most(self.mean_ms, self.slots) // 2:
             return entries, effects
         remaining = self._left(settlement) * settlement.at_first
-        target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers)
+        target = rule.lease_units(self.mean_ms, self.slots, remaining, volunteers())
         if len(self.held) <= target // 2:
             debtor = settlement.in_debt(self.me, now)
             room = min(target - len(self.held), settlement.leases.room(self.me, now, debtor))
