@@ -293,6 +293,11 @@ const BODIES = {
 // ---- stream messages ----------------------------------------------------------------------------
 
 const POSITION = fields(bytes(32), counter, counter)
+const SHARD = integer(0, 4_095)
+const SHARDS = fields(
+  tag('shards'), hash,
+  listOf(fields(SHARD, integer(0, 65_535), integer(0, 1_000_000), integer(0, 3_600)), 1, 128)
+)
 const version = integer(0, 65_535)
 /** A message whose element `at` is the oldest version spoken, and the next one the newest. */
 const ascending = (at, reader) => (value) => {
@@ -305,7 +310,15 @@ const MESSAGE = either({
   goodbye: ascending(1, fields(tag('goodbye'), version, version, version, text(0, 64))),
   deliver: fields(tag('deliver'), SEALED),
   jobs: fields(tag('jobs'), listOf(hash, 0, 512), listOf(hash, 0, 512)),
-  frames: fields(tag('frames'), hash, listOf(POSITION, 0, 1_024), integer(-1, 2 ** 53 - 1)),
+  frames: fields(
+    tag('frames'), hash, listOf(POSITION, 0, 1_024), integer(-1, 2 ** 53 - 1), SHARD, boolean, boolean
+  ),
+  shards: (value) => {
+    const found = SHARDS(value)
+    const shards = value[2].map(([shard]) => shard)
+    need(shards.every((shard, at) => at === 0 || shards[at - 1] < shard), 'order')
+    return found
+  },
   wanted: fields(tag('wanted'), hash, listOf(integer(0, 999_999), 1, 1_024)),
   proof: fields(tag('proof'), SEALED, SEALED),
   roster: fields(tag('roster'), listOf(counter, 16, 16), listOf(hash, 16, 16))
