@@ -8,7 +8,6 @@ were different (rivals), somebody has to reopen the unit, and one answer has to 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -70,6 +69,8 @@ class StoredBooks:
         }
 
     def _rows(self, number: int, query: str) -> list[Any]:
+        import sqlite3  # commands that do not look into stores start without it
+
         file = self._folder(number) / "node.sqlite"
         try:
             with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as found:
