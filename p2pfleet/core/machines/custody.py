@@ -58,11 +58,11 @@ class Custody(msgspec.Struct):
     what this node keeps, with lengths (``unsure``: since before a restart, and not looked for yet),
     ``used`` their sum with what is being fetched. ``short`` is since when a blob has too few
     copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is.
-    ``entitled``
-    are those whom an output may be given to for custody. ``arrived`` waits to be signed for.
-    ``stirred`` are blobs about which something changed since the last look, or that are short;
-    ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs``
-    says how many inputs each custodian keeps, by which ``ordered`` sources are.
+    ``entitled`` are those whom an output may be given to for custody. ``arrived`` waits to be
+    signed for. ``stirred`` are blobs about which something changed since the last look, or that are
+    short; ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says
+    how many inputs each custodian keeps, by which ``ordered`` sources are; it is counted anew when
+    ``claims_changed``.
     """
 
     me: PeerId
@@ -115,9 +115,8 @@ class Custody(msgspec.Struct):
     def applied(self, frame: Frame) -> None:
         """A frame of anybody's was taken in."""
         for entry in frame.entries:  # not by patterns, see rules.admission
-            if type(entry) is Keep or type(entry) is Drop:
-                self.claims_changed = True
             if type(entry) is Keep:
+                self.claims_changed = True
                 self.custodians[frame.author] = True
                 for digest in entry.digests:
                     self.claimed.setdefault(digest, {})[frame.author] = True
@@ -128,6 +127,7 @@ class Custody(msgspec.Struct):
                         self.arrived.pop(digest, None)
                         self.mine[digest] = 0
             elif type(entry) is Drop:
+                self.claims_changed = True
                 for digest in entry.digests:
                     self.claimed.get(digest, {}).pop(frame.author, None)
                     self.stirred[digest] = True

@@ -10,7 +10,7 @@ quorum at once. Before anybody is blamed for another answer, that answer is fetc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -488,7 +488,7 @@ class Judge(msgspec.Struct):
         return self._execute(settlement)
 
     def take_over(
-        self, settlement: Settlement, lost: Sequence[int], now: Millis, counts: Counts
+        self, settlement: Settlement, lost: Callable[[], list[int]], now: Millis, counts: Counts
     ) -> list[Effect]:
         """Execute here what got votes and waits in vain for more, and what is certified and whose
         output is ``lost``: nobody else may be left.
@@ -501,7 +501,7 @@ class Judge(msgspec.Struct):
         if isinstance(settlement.manifest.stop, FixedQuorum):
             given_up = settlement.give_up(now, counts).rows
             return [SaveUnits(settlement.job, tuple(given_up))] if given_up else []
-        for number in sorted({*settlement.begun, *lost}):
+        for number in sorted({*settlement.begun, *lost()}):
             unit = settlement.units.get(number)
             if unit is None or not unit.votes or now - unit.latest_vote < STALLED_MS:
                 continue

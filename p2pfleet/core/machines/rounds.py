@@ -71,7 +71,7 @@ def publisher_round(job: Job, around: Around, now: Millis) -> list[Effect]:
             break
     effects.extend(judge.settle_waiting(settlement))
     effects.extend(judge.sweep(settlement))
-    effects.extend(judge.take_over(settlement, publisher.lost_units(), now, counting))
+    effects.extend(judge.take_over(settlement, publisher.lost_units, now, counting))
     if publisher.complete(settlement):
         job.write(judge.open_ringers(), now)
     effects.extend(keep_round(job, around, now))
