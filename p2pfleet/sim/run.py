@@ -16,7 +16,7 @@ from p2pfleet.sim.checkers.invariants import Invariants
 from p2pfleet.sim.checkers.liveness import Liveness
 from p2pfleet.sim.checkers.safety import Safety
 from p2pfleet.sim.cluster import Cluster
-from p2pfleet.sim.kernel import Kernel
+from p2pfleet.sim.kernel import Kernel, uncollected
 from p2pfleet.sim.machine import Machine
 from p2pfleet.sim.scenario import Scenario
 from p2pfleet.sim.story import Story
@@ -125,7 +125,8 @@ def simulate(scenario: Scenario, seed: int, story: Story | None = None) -> Outco
     cluster.begin()
     kernel.later(LOOK_MS, look)
     try:
-        kernel.run(end)
+        with uncollected():
+            kernel.run(end)
     except AssertionError as error:
         panel.invariants.violated("?", f"an assertion failed: {_place(error)}")
     for checker in panel.all:

@@ -8,7 +8,6 @@ them, and 50 connections at most.
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import Message, Sealed
 from p2pfleet.sim import signatures
 from p2pfleet.sim.cluster import Cluster
-from p2pfleet.sim.kernel import Kernel
+from p2pfleet.sim.kernel import Kernel, uncollected
 from p2pfleet.sim.machine import Machine
 from p2pfleet.sim.scenario import (
     ClockQuality,
@@ -261,16 +260,10 @@ def scale(
 ) -> list[Cost]:
     """Measure each size, the smallest first; ``tell`` hears how far it is."""
     found = []
-    collecting = gc.isenabled()
-    gc.disable()  # a run leaves no cycles until it ends, and looking for them would be measured
-    try:
-        for nodes in sorted(sizes):
+    for nodes in sorted(sizes):
+        with uncollected():
             found.append(measure(nodes, seed, tell, units_a_node))
             signatures.unseal.cache_clear()
-            gc.collect()
-    finally:
-        if collecting:
-            gc.enable()
     return found
 
 

@@ -38,6 +38,8 @@ class Challenges(msgspec.Struct):
 
     def caught(self, digest: Digest, peer: PeerId) -> bool:
         """Whether a keeper of a blob is not believed any more: it could not show it, or others."""
+        if not self.failed and not self.liars:
+            return False
         failed = self.failed.get((digest, peer), 0) >= ABSENT_MAX
         return failed or self.liars.get(peer, 0) >= LIES_MAX
 

@@ -6,7 +6,8 @@ known from the first event on. Effects come back in the order in which they must
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable
+from typing import Any, get_args
 
 import msgspec
 
@@ -214,7 +215,7 @@ class Node(msgspec.Struct):
     def handle(self, event: Event, now: Millis) -> list[Effect]:
         """Take one event in; returns what has to be done, in order."""
         if isinstance(event, ev.FrameReceived) and not self.roster.closed:  # by far the commonest
-            effects = self._frame(event.source, event.frame, now)
+            effects = self._frame(event, now)
         else:
             effects = self._route(event, now)
         if self.restored:
@@ -232,190 +233,37 @@ class Node(msgspec.Struct):
             verdict = stranger(event, self.roster, self.me)
             if verdict is not None:
                 return [Report(*verdict)]
-        match event:
-            case ev.FrameReceived():
-                return self._frame(event.source, event.frame, now)
-            case ev.Tick():
-                return self._tick(now)
-            case ev.UnitExecuted() | ev.UnitFaulted() | ev.UnitUnavailable():
-                return self._worked(event, now)
-            case ev.CommitmentsChecked():
-                return self._checked(event, now)
-            case ev.Started():
-                self.incarnation = event.incarnation
-                self.coin = event.coin
-                self.turn = int.from_bytes(event.coin[:4], "big")
-                self.wall_offset = event.wall_ms - now
-                self.software = event.software
-                self.addresses = event.addresses
-                return []
-            case ev.AddressesChanged(addresses=addresses):
-                same = addresses == self.addresses
-                self.addresses = addresses
-                return [self._sign_record(now)] if self.restored and not same else []
-            case ev.RecordsRestored():
-                for row in event.rows:
-                    self.standing.restore(row)
-                return []
-            case ev.ProofRestored(first=first, second=second):
-                self._proved(first, second)
-                return []
-            case ev.JobRestored():
-                return self._job_restored(event, now)
-            case ev.FrameRestored(frame=frame):
-                return self._frame_restored(frame, now)
-            case ev.RestoreFinished():
-                return self._restore_finished(now)
-            case ev.StopRequested():
-                return self._stop(now)
-            case ev.PauseRequested(for_ms=for_ms):
-                self.pause_until = None if for_ms is None else Millis(now + for_ms)
-                return self._set_paused(True, now)
-            case ev.ResumeRequested():
-                self.pause_until = None
-                return self._set_paused(False, now)
-            case ev.ClockSet(wall_ms=wall_ms):
-                by_ms = wall_ms - now - self.wall_offset
-                self.wall_offset += by_ms
-                self.skew.moved(by_ms)
-                return [self._sign_record(now)] if self.restored else []
-            case ev.DiskChanged(reason=reason):
-                return self._hindered(reason, now)
-            case ev.PeerConnected(peer=peer, address=address):
-                return self._connected(peer, address, now)
-            case ev.PeerRefused(peer=peer):
-                return self._refused(peer, event.for_ms, now)
-            case ev.PeerDisconnected(peer=peer):
-                self.membership.disconnect(peer)
-                self.repair.forget(peer)
-                self.roster.forget(peer)
-                for known in self.jobs.values():
-                    known.left(peer)
-                    known.settlement.leases.vanished(peer, Millis(now + GRACE_MS))
-                return []
-            case ev.HelloReceived():
-                return self._hello(event, now)
-            case ev.JobsSummaryReceived():
-                if not self.membership.here(event.peer):
-                    return []
-                return self.repair.answer_jobs(self.book, event.peer, event.open, event.closed, now)
-            case ev.FramesSummaryReceived():
-                if not self.membership.here(event.peer):
-                    return []
-                return self.repair.answer_frames(
-                    self.book,
-                    event.peer,
-                    event.job,
-                    event.positions,
-                    event.snapshot,
-                    now,
-                    event.shard,
-                    event.serving,
-                    None if event.whole else self.me,
-                )
-            case ev.ShardsSummaryReceived(peer=peer, job=job_id, rows=rows):
-                job = self.jobs.get(job_id)
-                if job is not None and self.membership.here(peer):
-                    job.shards.hear(rows, now)
-                    return job.tell_shards(peer, now)
-                return []
-            case ev.WantedReceived():
-                return self._wanted(event, now)
-            case ev.RecordSigned(record=record):
-                self.membership.own = record
-                return [
-                    send
-                    for peer in self.membership.connected
-                    for send in self.membership.hello(peer)
-                ]
-            case ev.RequirementReceived():
-                return self._requirement(event, now)
-            case ev.VersionsDiffer(peer=peer):
-                self.membership.differ(peer, event.oldest)
-                bye = [] if event.told else [Send((peer,), goodbye(self.software))]
-                return [*bye, Leave(peer)]
-            case ev.MembersReceived():
-                return self._members(event, now)
-            case ev.AdmissionShown():
-                return self._shown(event, now)
-            case ev.AcceptanceReceived():
-                return self._acceptance(event, now)
-            case ev.RosterSummaryReceived(peer=peer, summary=summary):
-                if not self.membership.here(peer):
-                    return []
-                lacking = self.roster.missing(peer, summary, now)
-                return [Send((peer,), Deliver(sealed)) for sealed in lacking]
-            case ev.SnapshotReceived():
-                return self._snapshot(event.source, event.snapshot, now)
-            case ev.ReceiptReceived():
-                return self._receipt(event)
-            case ev.JobsRecordReceived():
-                return self._jobs_record(event, now)
-            case ev.JobsWanted():
-                self.directory.wanted = True
-                here = self.membership.present()
-                return [Send(here, self.repair.known_jobs(self.book))] if here else []
-            case ev.ProofReceived():
-                return self._proof(event, now)
-            case ev.ManifestReceived():
-                return self._manifest(event.source, event.manifest, now)
-            case ev.ClosureReceived():
-                return self._closure(event, now)
-            case ev.CancelRequested(job=job_id):
-                job = self.jobs.get(job_id)
-                if job is None or job.publisher is None:
-                    return []
-                return self._close(job, completed=False, now=now)
-            case ev.InputsKnown(job=job_id, packs=packs):
-                job = self.jobs.get(job_id)
-                if job is None:
-                    return []
-                job.custody.inputs_known(job.manifest, packs, now)
-                return self._advance(job, now)
-            case ev.ChallengeAnswered(job=job_id):
-                job = self.jobs.get(job_id)
-                if job is not None:
-                    job.custody.challenged(event.digest, event.peer, event.verdict, now)
-                return []
-            case ev.JobOpened(job=job_id):
-                return self._opened(job_id, now)
-            case ev.JobUnavailable():
-                return self._unavailable(event, now)
-            case ev.CommitmentsMade(job=job_id):
-                job = self.jobs.get(job_id)
-                if job is None or job.volunteer is None:
-                    return []
-                entries, effects = job.volunteer.committed(
-                    job.settlement, event.seed, event.items, event.commitments
-                )
-                job.write(entries, now)
-                return effects + self._advance(job, now)
-            case ev.Compared(job=job_id):
-                return self._compared(event, now)
-            case ev.RingersKnown(job=job_id):
-                job = self.jobs.get(job_id)
-                if job is not None and job.publisher is not None:
-                    judge = job.publisher.judge
-                    judge.know(event.secret, event.ringers)
-                return []
-            case ev.BlobArrived(job=job_id, ref=ref):
-                job = self.jobs.get(job_id)
-                if job is None:
-                    return []
-                job.custody.fetched(Digest(ref.sha256))
-                for number in () if job.publisher is None else job.publisher.arrived(ref):
-                    job.settlement.touched[number] = True
-                return self._advance(job, now)
-            case ev.BlobFailed(job=job_id, ref=ref):
-                job = self.jobs.get(job_id)
-                if job is None:
-                    return []
-                job.write(job.custody.not_fetched(Digest(ref.sha256), now), now)
-                if job.publisher is not None:
-                    job.publisher.failed(ref, now)
-                return []
-            case _:
-                assert_never(event)
+        return _HANDLERS[type(event)](self, event, now)
+
+    # ---- this machine ------------------------------------------------------------------------
+
+    def _started(self, event: ev.Started, now: Millis) -> list[Effect]:
+        self.incarnation = event.incarnation
+        self.coin = event.coin
+        self.turn = int.from_bytes(event.coin[:4], "big")
+        self.wall_offset = event.wall_ms - now
+        self.software = event.software
+        self.addresses = event.addresses
+        return []
+
+    def _addresses_changed(self, event: ev.AddressesChanged, now: Millis) -> list[Effect]:
+        same = event.addresses == self.addresses
+        self.addresses = event.addresses
+        return [self._sign_record(now)] if self.restored and not same else []
+
+    def _clock_set(self, event: ev.ClockSet, now: Millis) -> list[Effect]:
+        by_ms = event.wall_ms - now - self.wall_offset
+        self.wall_offset += by_ms
+        self.skew.moved(by_ms)
+        return [self._sign_record(now)] if self.restored else []
+
+    def _pause(self, event: ev.PauseRequested, now: Millis) -> list[Effect]:
+        self.pause_until = None if event.for_ms is None else Millis(now + event.for_ms)
+        return self._set_paused(True, now)
+
+    def _resume(self, event: ev.ResumeRequested, now: Millis) -> list[Effect]:
+        self.pause_until = None
+        return self._set_paused(False, now)
 
     def _attend(self, now: Millis) -> list[Effect]:
         """With whom to be connected from now on; looked at on the way, like :meth:`_watch`."""
@@ -445,6 +293,15 @@ class Node(msgspec.Struct):
 
     # ---- restart -----------------------------------------------------------------------------
 
+    def _records_restored(self, event: ev.RecordsRestored, now: Millis) -> list[Effect]:
+        for row in event.rows:
+            self.standing.restore(row)
+        return []
+
+    def _proof_restored(self, event: ev.ProofRestored, now: Millis) -> list[Effect]:
+        self._proved(event.first, event.second)
+        return []
+
     def _job_restored(self, event: ev.JobRestored, now: Millis) -> list[Effect]:
         job = self._new_job(event.manifest, event.own, now)
         lasted = self.wall_ms(now) - event.manifest.manifest.issued_ms
@@ -472,7 +329,8 @@ class Node(msgspec.Struct):
             self.ledger.open.pop(job.id, None)
         return []
 
-    def _frame_restored(self, frame: VerifiedFrame, now: Millis) -> list[Effect]:
+    def _frame_restored(self, event: ev.FrameRestored, now: Millis) -> list[Effect]:
+        frame = event.frame
         job = self.jobs.get(frame.frame.job)
         if job is None or job.admit(frame, self.wall_ms(now), bounded=False) is not None:
             return []
@@ -485,7 +343,7 @@ class Node(msgspec.Struct):
             job.volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
         return []
 
-    def _restore_finished(self, now: Millis) -> list[Effect]:
+    def _restore_finished(self, event: ev.RestoreFinished, now: Millis) -> list[Effect]:
         self.restored = True
         effects: list[Effect] = [self._sign_record(now)]
         self.jobs_summary_at = Millis(now + JOBS_SUMMARY_MS)
@@ -533,13 +391,23 @@ class Node(msgspec.Struct):
 
     # ---- peers -------------------------------------------------------------------------------
 
-    def _connected(self, peer: PeerId, address: str, now: Millis) -> list[Effect]:
+    def _connected(self, event: ev.PeerConnected, now: Millis) -> list[Effect]:
         """Somebody is met: with a record that is fresh, so that it tells this machine's clock."""
-        hello: list[Effect] = [*self.membership.connect(peer, address)]
+        hello: list[Effect] = [*self.membership.connect(event.peer, event.address)]
         own = self.membership.own
         if own is None or self.wall_ms(now) - own.record.issued_ms <= FRESH_MS:
             return hello
         return [self._sign_record(now)]
+
+    def _disconnected(self, event: ev.PeerDisconnected, now: Millis) -> list[Effect]:
+        peer = event.peer
+        self.membership.disconnect(peer)
+        self.repair.forget(peer)
+        self.roster.forget(peer)
+        for known in self.jobs.values():
+            known.left(peer)
+            known.settlement.leases.vanished(peer, Millis(now + GRACE_MS))
+        return []
 
     def _hello(self, event: ev.HelloReceived, now: Millis) -> list[Effect]:
         record = event.record.record
@@ -573,6 +441,44 @@ class Node(msgspec.Struct):
                 job.volunteer.open_at = now
             effects.extend(self._advance(job, now))
         return effects
+
+    def _jobs_summary(self, event: ev.JobsSummaryReceived, now: Millis) -> list[Effect]:
+        if not self.membership.here(event.peer):
+            return []
+        return self.repair.answer_jobs(self.book, event.peer, event.open, event.closed, now)
+
+    def _frames_summary(self, event: ev.FramesSummaryReceived, now: Millis) -> list[Effect]:
+        if not self.membership.here(event.peer):
+            return []
+        return self.repair.answer_frames(
+            self.book,
+            event.peer,
+            event.job,
+            event.positions,
+            event.snapshot,
+            now,
+            event.shard,
+            event.serving,
+            None if event.whole else self.me,
+        )
+
+    def _shards_summary(self, event: ev.ShardsSummaryReceived, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None or not self.membership.here(event.peer):
+            return []
+        job.shards.hear(event.rows, now)
+        return job.tell_shards(event.peer, now)
+
+    def _record_signed(self, event: ev.RecordSigned, now: Millis) -> list[Effect]:
+        self.membership.own = event.record
+        return [
+            send for peer in self.membership.connected for send in self.membership.hello(peer)
+        ]
+
+    def _versions_differ(self, event: ev.VersionsDiffer, now: Millis) -> list[Effect]:
+        self.membership.differ(event.peer, event.oldest)
+        bye = [] if event.told else [Send((event.peer,), goodbye(self.software))]
+        return [*bye, Leave(event.peer)]
 
     def _wanted(self, event: ev.WantedReceived, now: Millis) -> list[Effect]:
         job = self.jobs.get(event.job)
@@ -639,6 +545,12 @@ class Node(msgspec.Struct):
         effects.append(SaveAcceptance(heard.admission.key, heard.peer, heard.sealed))
         return effects + self._belonging(event.source, heard.sealed, now)
 
+    def _roster_summary(self, event: ev.RosterSummaryReceived, now: Millis) -> list[Effect]:
+        if not self.membership.here(event.peer):
+            return []
+        lacking = self.roster.missing(event.peer, event.summary, now)
+        return [Send((event.peer,), Deliver(sealed)) for sealed in lacking]
+
     def _belonging(self, source: PeerId, sealed: Sealed, now: Millis) -> list[Effect]:
         """Who belongs to the network has changed by this body of ``source``."""
         effects: list[Effect] = []
@@ -692,7 +604,8 @@ class Node(msgspec.Struct):
             job.retired = None
         return not job.reason
 
-    def _manifest(self, source: PeerId, sealed: VerifiedManifest, now: Millis) -> list[Effect]:
+    def _manifest(self, event: ev.ManifestReceived, now: Millis) -> list[Effect]:
+        source, sealed = event.source, event.manifest
         own = source == self.me
         recalled = sealed.manifest.publisher == self.me and not own
         if recalled and not self.directory.wants(sealed.job):
@@ -729,8 +642,9 @@ class Node(msgspec.Struct):
                 job.join(source)
         return effects + self._advance(job, now)
 
-    def _refused(self, peer: PeerId, for_ms: int, now: Millis) -> list[Effect]:
+    def _refused(self, event: ev.PeerRefused, now: Millis) -> list[Effect]:
         """Whom this node refuses it does nothing for: jobs of such a publisher end here."""
+        peer, for_ms = event.peer, event.for_ms
         self.refused = {one: until for one, until in self.refused.items() if until > now}
         if for_ms <= 0 or peer == self.me:
             self.refused.pop(peer, None)
@@ -776,6 +690,11 @@ class Node(msgspec.Struct):
             effects.append(Send(here, self.repair.known_jobs(self.book)))
         return effects
 
+    def _jobs_wanted(self, event: ev.JobsWanted, now: Millis) -> list[Effect]:
+        self.directory.wanted = True
+        here = self.membership.present()
+        return [Send(here, self.repair.known_jobs(self.book))] if here else []
+
     def _open_of(self, publisher: PeerId) -> bool:
         return any(job.manifest.publisher == publisher for job in self.jobs.values())
 
@@ -783,7 +702,8 @@ class Node(msgspec.Struct):
         theirs = (job for job in self.jobs.values() if job.manifest.publisher == publisher)
         return any(job.custody.mine for job in theirs)
 
-    def _opened(self, job_id: JobId, now: Millis) -> list[Effect]:
+    def _opened(self, event: ev.JobOpened, now: Millis) -> list[Effect]:
+        job_id = event.job
         job = self.jobs.get(job_id)
         if job is not None and job.publisher is not None:
             return job.publisher.judge.job_opened(job.settlement) + self._advance(job, now)
@@ -823,6 +743,49 @@ class Node(msgspec.Struct):
         """Who may have the job's blobs: its publisher, then its keepers, then all others here."""
         publisher = job.manifest.publisher
         return job.custody.input_sources(self.membership.present_after(publisher), publisher)
+
+    def _inputs_known(self, event: ev.InputsKnown, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None:
+            return []
+        job.custody.inputs_known(job.manifest, event.packs, now)
+        return self._advance(job, now)
+
+    def _ringers_known(self, event: ev.RingersKnown, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is not None and job.publisher is not None:
+            job.publisher.judge.know(event.secret, event.ringers)
+        return []
+
+    def _challenge_answered(self, event: ev.ChallengeAnswered, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is not None:
+            job.custody.challenged(event.digest, event.peer, event.verdict, now)
+        return []
+
+    def _blob_arrived(self, event: ev.BlobArrived, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None:
+            return []
+        job.custody.fetched(Digest(event.ref.sha256))
+        for number in () if job.publisher is None else job.publisher.arrived(event.ref):
+            job.settlement.touched[number] = True
+        return self._advance(job, now)
+
+    def _blob_failed(self, event: ev.BlobFailed, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None:
+            return []
+        job.write(job.custody.not_fetched(Digest(event.ref.sha256), now), now)
+        if job.publisher is not None:
+            job.publisher.failed(event.ref, now)
+        return []
+
+    def _cancel(self, event: ev.CancelRequested, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None or job.publisher is None:
+            return []
+        return self._close(job, completed=False, now=now)
 
     def _close(self, job: Job, completed: bool, now: Millis) -> list[Effect]:
         assert job.publisher is not None
@@ -876,7 +839,8 @@ class Node(msgspec.Struct):
 
     # ---- frames ------------------------------------------------------------------------------
 
-    def _frame(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
+    def _frame(self, event: ev.FrameReceived, now: Millis) -> list[Effect]:
+        source, frame = event.source, event.frame
         job = self.book.open.get(frame.frame.job)
         told = source != self.me
         if job is None or (told and not job.joined):
@@ -903,7 +867,8 @@ class Node(msgspec.Struct):
             if self.membership.here(author):
                 job.join(author, shard if source == author else None)
             job.settlement.leases.heard_of(author, now)
-            effects.extend(job.ask_back(source, frame, now))
+            if job.logs[shard].ahead:
+                effects.extend(job.ask_back(source, frame, now))
             effects.extend(self._retell(job, frame))
             if source != author:
                 job.handed_on(source, shard, now)
@@ -915,15 +880,17 @@ class Node(msgspec.Struct):
             frame, now, counting, corner=self._corner, own=own, past=past
         )
         job.custody.applied(frame.frame)
-        self.ledger.seen(source, job.settlement, frame.frame, now)
-        volunteer = job.volunteer or job.retired
-        if own and volunteer is not None:
-            volunteer.written(job.settlement, frame.hash, frame.frame.entries, now)
+        if job.own:
+            self.ledger.seen(source, job.settlement, body, now)
+        volunteer = (job.volunteer or job.retired) if own else None
+        if volunteer is not None:
+            volunteer.written(job.settlement, frame.hash, body.entries, now)
         if past and volunteer is not None:
             entries, more = volunteer.taken_back(job.settlement, frame.frame.entries)
             job.write(entries, now)
             effects.extend(more)
-        effects.extend(rows(job, outcome))
+        if outcome.rows:
+            effects.extend(rows(job, outcome))
         for one in () if own else outcome.faults:
             place = (one.place.incarnation, one.place.sequence)
             effects.append(Prove(job.id, one.author, *place, frame.sealed, one.place.shard))
@@ -1071,6 +1038,16 @@ class Node(msgspec.Struct):
         job.write(entries, now)
         return self._advance(job, now)
 
+    def _commitments_made(self, event: ev.CommitmentsMade, now: Millis) -> list[Effect]:
+        job = self.jobs.get(event.job)
+        if job is None or job.volunteer is None:
+            return []
+        entries, effects = job.volunteer.committed(
+            job.settlement, event.seed, event.items, event.commitments
+        )
+        job.write(entries, now)
+        return effects + self._advance(job, now)
+
     def _checked(self, event: ev.CommitmentsChecked, now: Millis) -> list[Effect]:
         """Somebody's commitments were held against bytes that are here."""
         job = self.jobs.get(event.job)
@@ -1144,8 +1121,9 @@ class Node(msgspec.Struct):
             self.snapshot_at[name] = Millis(now + SNAPSHOT_EVERY_MS)
         return []
 
-    def _snapshot(self, source: PeerId, snapshot: VerifiedSnapshot, now: Millis) -> list[Effect]:
+    def _snapshot(self, event: ev.SnapshotReceived, now: Millis) -> list[Effect]:
         """A trust snapshot, this node's own or that of a job's publisher."""
+        source, snapshot = event.source, event.snapshot
         own = source == self.me
         verdict = judge_snapshot(snapshot.snapshot, self.membership.terms)
         if not isinstance(verdict, Accept):
@@ -1220,7 +1198,7 @@ class Node(msgspec.Struct):
             effects.extend(self._advance(job, now))
         return effects
 
-    def _receipt(self, event: ev.ReceiptReceived) -> list[Effect]:
+    def _receipt(self, event: ev.ReceiptReceived, now: Millis) -> list[Effect]:
         """A receipt: signed here for somebody's work, or for the work of this node."""
         body = event.receipt.receipt
         if event.source == self.me:
@@ -1249,7 +1227,7 @@ class Node(msgspec.Struct):
 
     # ---- time --------------------------------------------------------------------------------
 
-    def _stop(self, now: Millis) -> list[Effect]:
+    def _stop(self, event: ev.StopRequested, now: Millis) -> list[Effect]:
         self.stopping = True
         effects: list[Effect] = []
         for job in self.jobs.values():
@@ -1265,11 +1243,11 @@ class Node(msgspec.Struct):
         before, self.paused = self.still, paused
         return self._stood(before, now)
 
-    def _hindered(self, reason: str, now: Millis) -> list[Effect]:
+    def _hindered(self, event: ev.DiskChanged, now: Millis) -> list[Effect]:
         """The disk is in trouble, for nobody knows how long: others may have our units at once."""
-        before, self.hindered = self.still, reason
+        before, self.hindered = self.still, event.reason
         effects: list[Effect] = []
-        for job in self.jobs.values() if reason else ():
+        for job in self.jobs.values() if event.reason else ():
             if job.volunteer is None or not job.volunteer.held:
                 continue
             units = tuple(sorted(job.volunteer.held))
@@ -1285,7 +1263,7 @@ class Node(msgspec.Struct):
             effects.extend(self._advance(job, now))
         return effects
 
-    def _tick(self, now: Millis) -> list[Effect]:
+    def _tick(self, event: ev.Tick, now: Millis) -> list[Effect]:
         if not self.restored:
             return []
         effects: list[Effect] = []
@@ -1354,10 +1332,69 @@ class Node(msgspec.Struct):
             return min(flushes, default=None)
         times = [
             self.pause_until, self.jobs_summary_at, self.announce_at, self.record_at,
-            self.ledger.deadline(), self.directory.deadline(), *self.snapshot_at.values(),
-            *self.openings.deadlines(),
+            self.ledger.deadline(), self.directory.deadline(),
         ]  # fmt: skip
+        if self.snapshot_at:
+            times.extend(self.snapshot_at.values())
+        if self.openings.until:
+            times.extend(self.openings.until.values())
+        paused = self.still
         for job in self.book.open.values():
-            times.extend(job.deadlines(self.still))
+            times.extend(job.deadlines(paused))
             times.append(Millis(job.sealed.manifest.expires_ms - self.wall_offset + 1))
         return min([at for at in times if at is not None], default=None)
+
+
+_HANDLERS: dict[type, Callable[[Node, Any, Millis], list[Effect]]] = {
+    ev.AcceptanceReceived: Node._acceptance,
+    ev.AddressesChanged: Node._addresses_changed,
+    ev.AdmissionShown: Node._shown,
+    ev.BlobArrived: Node._blob_arrived,
+    ev.BlobFailed: Node._blob_failed,
+    ev.CancelRequested: Node._cancel,
+    ev.ChallengeAnswered: Node._challenge_answered,
+    ev.ClockSet: Node._clock_set,
+    ev.ClosureReceived: Node._closure,
+    ev.CommitmentsChecked: Node._checked,
+    ev.CommitmentsMade: Node._commitments_made,
+    ev.Compared: Node._compared,
+    ev.DiskChanged: Node._hindered,
+    ev.FrameReceived: Node._frame,
+    ev.FrameRestored: Node._frame_restored,
+    ev.FramesSummaryReceived: Node._frames_summary,
+    ev.HelloReceived: Node._hello,
+    ev.InputsKnown: Node._inputs_known,
+    ev.JobOpened: Node._opened,
+    ev.JobRestored: Node._job_restored,
+    ev.JobUnavailable: Node._unavailable,
+    ev.JobsRecordReceived: Node._jobs_record,
+    ev.JobsSummaryReceived: Node._jobs_summary,
+    ev.JobsWanted: Node._jobs_wanted,
+    ev.ManifestReceived: Node._manifest,
+    ev.MembersReceived: Node._members,
+    ev.PauseRequested: Node._pause,
+    ev.PeerConnected: Node._connected,
+    ev.PeerDisconnected: Node._disconnected,
+    ev.PeerRefused: Node._refused,
+    ev.ProofReceived: Node._proof,
+    ev.ProofRestored: Node._proof_restored,
+    ev.ReceiptReceived: Node._receipt,
+    ev.RecordSigned: Node._record_signed,
+    ev.RecordsRestored: Node._records_restored,
+    ev.RequirementReceived: Node._requirement,
+    ev.RestoreFinished: Node._restore_finished,
+    ev.ResumeRequested: Node._resume,
+    ev.RingersKnown: Node._ringers_known,
+    ev.RosterSummaryReceived: Node._roster_summary,
+    ev.ShardsSummaryReceived: Node._shards_summary,
+    ev.SnapshotReceived: Node._snapshot,
+    ev.Started: Node._started,
+    ev.StopRequested: Node._stop,
+    ev.Tick: Node._tick,
+    ev.UnitExecuted: Node._worked,
+    ev.UnitFaulted: Node._worked,
+    ev.UnitUnavailable: Node._worked,
+    ev.VersionsDiffer: Node._versions_differ,
+    ev.WantedReceived: Node._wanted,
+}
+assert set(_HANDLERS) == set(get_args(Event)), "every event has its handler"

@@ -74,7 +74,8 @@ def publisher_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     effects.extend(judge.take_over(settlement, publisher.lost_units, now, counting))
     if publisher.complete(settlement):
         job.write(judge.open_ringers(), now)
-    effects.extend(keep_round(job, around, now))
+    if not job.custody.idle(now):
+        effects.extend(keep_round(job, around, now))
     return effects + publisher.advance(settlement, now, around.present, job.custody.sources)
 
 
@@ -97,8 +98,6 @@ def neighbours(job: Job, around: Around) -> Neighbours:
 
 def keep_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     """See to it that the job's blobs have their copies."""
-    if job.custody.idle(now):
-        return []
     entries, effects = job.custody.advance(job.settlement, neighbours(job, around), now)
     job.write(entries, now)
     return effects
@@ -133,11 +132,13 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     effects: list[Effect] = []
     if settlement.later:
         effects.extend(rows(job, settlement.due(now, counting)))
-    job.custody.certified(settlement, settlement.touched)
+    if settlement.touched:
+        job.custody.certified(settlement, settlement.touched)
     if settlement.touched or volunteer.compare_at:
         numbers = sorted({*settlement.touched, *volunteer.due(now)})
         settlement.touched.clear()
-        effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
+        if numbers:
+            effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
     entries, more = volunteer.advance(
         settlement,
         now,
@@ -150,6 +151,8 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     )
     if entries:
         job.write(entries, now)
-    effects.extend(more)
-    effects.extend(keep_round(job, around, now))
+    if more:
+        effects.extend(more)
+    if not job.custody.idle(now):
+        effects.extend(keep_round(job, around, now))
     return effects

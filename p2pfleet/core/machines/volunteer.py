@@ -249,7 +249,10 @@ class Volunteer(msgspec.Struct):
         ``alone`` says that the publisher is away, so that volunteers have to audit each other;
         ``barred`` of which units another's output is here, which are others' affair for a while.
         """
-        entries, effects = self._give_up(settlement, now, counts)
+        entries: list[Entry] = []
+        effects: list[Effect] = []
+        if self.held:
+            entries, effects = self._give_up(settlement, now, counts)
         if self.batches:
             entries.extend(self.reveal(settlement, now, counts))
         settlement.stirred.clear()
@@ -821,11 +824,12 @@ class Volunteer(msgspec.Struct):
 
     def deadlines(self, paused: bool) -> list[Millis]:
         """When this side wants to be ticked: at the first of these."""
-        times = list(self.compare_at.values()) if self.open else []
+        times = list(self.compare_at.values()) if self.open and self.compare_at else []
         if paused:
             times += [held.until for held in self.held.values()]
         else:
-            times += [held.renew_at for held in self.held.values()]
+            if self.held:
+                times += [held.renew_at for held in self.held.values()]
             if self.open_at is not None:
                 times.append(self.open_at)
             if self.open and self.rescan_at is not None:
