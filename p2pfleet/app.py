@@ -353,7 +353,7 @@ def _inputs(jobs: Sequence[tuple[JobId, Manifest]], packs: FilePacks) -> list[ev
             table = checked_table(packs.read(manifest.table), manifest)
         except (KeyError, Malformed, P2pfleetError):
             continue
-        known.append(packs_known(job, table))
+        known.append(packs_known(job, manifest, table))
     return known
 
 

@@ -328,11 +328,16 @@ class CancelRequested(_Event, frozen=True, tag="CancelRequested"):
     job: JobId
 
 
+KnownPacks = tuple[tuple[Digest, int, tuple[int, ...]], ...]
+"""Packs of a job: of each its SHA-256, its length in bytes, and the shards (ascending) whose units'
+inputs lie in it."""
+
+
 class InputsKnown(_Event, frozen=True, tag="InputsKnown"):
-    """The unit table of a job is here: the packs it names, (SHA-256, length in bytes) of each."""
+    """The unit table of a job is here: the packs it names."""
 
     job: JobId
-    packs: tuple[tuple[Digest, int], ...]
+    packs: KnownPacks
 
 
 class JobOpened(_Event, frozen=True, tag="JobOpened"):

@@ -14,6 +14,8 @@ from p2pfleet.core.errors import Malformed
 from p2pfleet.core.events import InputsKnown
 from p2pfleet.core.model.ids import Cid, Digest, JobId, PeerId, cid_from_sha256, cid_sha256, sha256
 from p2pfleet.core.model.job import BlobRef, UnitTable
+from p2pfleet.core.rules.shards import shard_of
+from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.ports import Packs
 
 WHOLE_PACK_BYTES = 2**20
@@ -30,11 +32,17 @@ def pack_sizes(table: UnitTable) -> dict[int, int]:
     return sizes
 
 
-def packs_known(job: JobId, table: UnitTable) -> InputsKnown:
+def packs_known(job: JobId, manifest: Manifest, table: UnitTable) -> InputsKnown:
     """What the core needs to know of a job's packs."""
-    sizes = pack_sizes(table)
-    named = {Digest(cid_sha256(table.packs[number])): size for number, size in sizes.items()}
-    return InputsKnown(job, tuple(sorted(named.items())))
+    terms = manifest.salt, manifest.units, manifest.shards
+    concerned: dict[int, set[int]] = {}
+    for number, unit in enumerate(table.units):
+        concerned.setdefault(unit.pack, set()).add(shard_of(*terms, number))
+    named = {
+        Digest(cid_sha256(table.packs[number])): (size, tuple(sorted(concerned[number])))
+        for number, size in pack_sizes(table).items()
+    }
+    return InputsKnown(job, tuple((digest, *named[digest]) for digest in sorted(named)))
 
 
 class Inputs:

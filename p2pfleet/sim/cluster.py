@@ -14,7 +14,7 @@ from p2pfleet.core.wire.messages import Manifest, OpenRingers, Ringer
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.adversaries.registry import ADVERSARIES
 from p2pfleet.sim.clocks import WALL_MS
-from p2pfleet.sim.compute import INPUT_BYTES, NETWORK, OUTPUT_BYTES, packs_of, right_digest
+from p2pfleet.sim.compute import INPUT_BYTES, NETWORK, OUTPUT_BYTES, packs_of, right_digest, told_of
 from p2pfleet.sim.disk import Disk
 from p2pfleet.sim.kernel import Kernel
 from p2pfleet.sim.machine import Machine, World
@@ -126,14 +126,13 @@ class Cluster:
         assert isinstance(verified, VerifiedManifest)
         job = verified.job
         volunteers = [one for one in self.machines if one.kind.slots and one is not machine]
+        packs = packs_of(salt, plan.units, manifest.shards)
+        # One for all: whoever has everything adds nothing to it.
+        inputs, whole = dict.fromkeys(range(plan.units), True), dict.fromkeys(packs, True)
         for holder in (machine, *volunteers[: plan.custodians]):
             holder.disk.models[job] = True
-            holder.disk.inputs[job] = dict.fromkeys(range(plan.units), True)
-            holder.disk.packs[job] = dict.fromkeys(packs_of(salt, plan.units), True)
-        machine.disk.pack_sizes[job] = tuple(
-            (digest, INPUT_BYTES * len(units))
-            for digest, units in packs_of(salt, plan.units).items()
-        )
+            holder.disk.inputs[job], holder.disk.packs[job] = inputs, whole
+        machine.disk.pack_sizes[job] = told_of(packs)
         self.world.divergent[job] = plan.divergent
         self.world.salts[job] = salt
         self.world.manifests[job] = manifest

@@ -7,14 +7,17 @@ needs them. Who does not have it on disk can neither commit to it nor open commi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
+from p2pfleet.core.events import KnownPacks
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, JobId, NetworkId, PeerId
 from p2pfleet.core.rules.commitment import SEED_BYTES, commitment
+from p2pfleet.core.rules.shards import units_of
 from p2pfleet.core.wire.messages import Manifest, RevealItem
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.sim.disk import Disk
@@ -52,14 +55,24 @@ def right_digests(
     return frozenset(right_digest(salt, unit, one, divergent) for one in classes)
 
 
-def packs_of(salt: bytes, units: int) -> dict[Digest, range]:
-    """The packs of a job of so many units, and which units' inputs lie in each."""
-    return {
-        Digest(hashlib.sha256(b"pack" + salt + first.to_bytes(8, "big")).digest()): range(
-            first, min(units, first + PACK_UNITS)
-        )
-        for first in range(0, units, PACK_UNITS)
-    }
+@lru_cache(maxsize=64)
+def packs_of(salt: bytes, units: int, shards: int) -> Mapping[Digest, tuple[int, Sequence[int]]]:
+    """The packs of a job of so many units: of which shard each is, and whose inputs lie in it."""
+    packs: dict[Digest, tuple[int, Sequence[int]]] = {}
+    for shard in range(shards):
+        numbers = units_of(salt, units, shards, shard)
+        for first in range(0, len(numbers), PACK_UNITS):
+            part = numbers[first : first + PACK_UNITS]
+            name = hashlib.sha256(b"pack" + salt + part[0].to_bytes(8, "big"))
+            packs[Digest(name.digest())] = (shard, part)
+    return packs
+
+
+def told_of(packs: Mapping[Digest, tuple[int, Sequence[int]]]) -> KnownPacks:
+    """What a unit table says of them."""
+    return tuple(
+        (digest, INPUT_BYTES * len(units), (shard,)) for digest, (shard, units) in packs.items()
+    )
 
 
 def output_of(digest: Digest) -> bytes:
@@ -87,8 +100,8 @@ class Host(Protocol):
         """How long the next execution takes."""
         ...
 
-    def packs(self, job: JobId) -> dict[Digest, range]:
-        """The packs of a job, and which units' inputs lie in each."""
+    def packs(self, job: JobId) -> Mapping[Digest, tuple[int, Sequence[int]]]:
+        """The packs of a job: of which shard each is, and which units' inputs lie in it."""
         ...
 
     def keeps(self, digest: Digest) -> bool:
@@ -227,10 +240,9 @@ class Compute:
         if job in disk.models:
             self._open[job] = True
             self._own[job] = effect.manifest.publisher == self.host.peer
-            packs = self.host.packs(job).items()
-            sizes = tuple((digest, INPUT_BYTES * len(units)) for digest, units in packs)
-            if sizes:
-                self.host.tell(ev.InputsKnown(job, sizes))
+            packs = self.host.packs(job)
+            if packs:
+                self.host.tell(ev.InputsKnown(job, told_of(packs)))
             self.host.tell(ev.JobOpened(job))
         else:
             self.host.tell(ev.JobUnavailable(job, "nobody here has the model", final=False))
@@ -258,7 +270,7 @@ class Compute:
         if any(digest in each.packs.get(job, {}) for each in near):
             disk.packs.setdefault(job, {})[digest] = True
             mine = disk.inputs.setdefault(job, {})
-            mine.update((unit, True) for unit in self.host.packs(job)[digest])
+            mine.update((unit, True) for unit in self.host.packs(job)[digest][1])
             self.host.tell(ev.BlobArrived(job, ref))
         else:
             self.host.tell(ev.BlobFailed(job, ref, "nobody here has the pack"))

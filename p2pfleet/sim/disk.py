@@ -11,6 +11,7 @@ from typing import assert_never
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
+from p2pfleet.core.events import KnownPacks
 from p2pfleet.core.model.ids import Digest, JobId, PeerId, cid_from_sha256
 from p2pfleet.core.model.record import Record
 from p2pfleet.core.rules import commitment
@@ -85,7 +86,7 @@ class Disk:
         self.models: dict[JobId, bool] = {}
         self.inputs: dict[JobId, dict[int, bool]] = {}
         self.packs: dict[JobId, dict[Digest, bool]] = {}
-        self.pack_sizes: dict[JobId, tuple[tuple[Digest, int], ...]] = {}
+        self.pack_sizes: dict[JobId, KnownPacks] = {}
         self.outputs: dict[JobId, dict[Digest, int]] = {}
         self.unsynced: Sequence[ef.Write] = ()
         self.syncs = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, assert_never, get_args
 
 from p2pfleet.core import effects as ef
@@ -359,10 +359,12 @@ class Machine:
         """What running a unit gives here."""
         return self.behaviour.answer(job, unit)
 
-    def packs(self, job: JobId) -> dict[Digest, range]:
-        """The packs of a job, and which units' inputs lie in each."""
+    def packs(self, job: JobId) -> Mapping[Digest, tuple[int, Sequence[int]]]:
+        """The packs of a job: of which shard each is, and which units' inputs lie in it."""
         manifest = self.world.manifests.get(job)
-        return {} if manifest is None else packs_of(manifest.salt, manifest.units)
+        if manifest is None:
+            return {}
+        return packs_of(manifest.salt, manifest.units, manifest.shards)
 
     def keeps(self, digest: Digest) -> bool:
         """Whether what it fetches to keep is really kept."""

@@ -47,7 +47,7 @@ def keeping(me: PeerId = ALICE, custody_bytes: int = 2**31) -> tuple[Bench, Veri
     bench.tell(ev.ManifestReceived(PAULA, job))
     for other in others:
         bench.node.jobs[job.job].join(other)
-    bench.tell(ev.InputsKnown(job.job, ((PACK, 500),)))
+    bench.tell(ev.InputsKnown(job.job, ((PACK, 500, (0,)),)))
     bench.tell(ev.JobOpened(job.job))
     return bench, job
 
@@ -74,7 +74,7 @@ def meant_for(position: int, job: JobId, without: tuple[PeerId, ...] = ()) -> Di
 def with_pack(bench: Bench, job: VerifiedManifest, blob: Digest, length: int = 500) -> None:
     """Let the job's pack be this one."""
     custody = bench.node.jobs[job.job].custody
-    custody.inputs = {blob: length}
+    custody.inputs, custody.concerning = {blob: length}, ((), ())
 
 
 def arrive(bench: Bench, job: JobId, told: list[Any]) -> list[Any]:
@@ -146,7 +146,7 @@ def test_what_is_missing_after_a_restart_is_dropped_and_the_rest_still_kept() ->
 
     again = restarted(bench)
     again.meet(PAULA, *OTHERS)
-    again.tell(ev.InputsKnown(job.job, ((PACK, 500),)))
+    again.tell(ev.InputsKnown(job.job, ((PACK, 500, (0,)),)))
     told = again.tell(ev.JobOpened(job.job)) + again.wait(1_100)
     asked = {Digest(one.ref.sha256): one.ref for one in only(ef.Fetch, told)}
     assert set(asked) == {PACK, MODEL}
@@ -166,7 +166,8 @@ def certified(bench: Bench, job: VerifiedManifest, voters: tuple[PeerId, ...]) -
 def test_an_output_is_copied_only_while_the_publisher_is_away() -> None:
     bench, job = keeping()
     certified(bench, job, (BOB, CAROL))
-    bench.node.jobs[job.job].custody.inputs.clear()
+    custody = bench.node.jobs[job.job].custody
+    custody.inputs, custody.concerning = {}, ((), ())
     assert wanted(bench.wait(60_000)) == []
     bench.tell(ev.PeerDisconnected(PAULA))
     told = bench.wait(40_000)
@@ -178,7 +179,8 @@ def test_an_output_is_copied_only_while_the_publisher_is_away() -> None:
 def test_three_voters_are_copies_enough() -> None:
     bench, job = keeping()
     certified(bench, job, (BOB, CAROL, DAVE))
-    bench.node.jobs[job.job].custody.inputs.clear()
+    custody = bench.node.jobs[job.job].custody
+    custody.inputs, custody.concerning = {}, ((), ())
     bench.tell(ev.PeerDisconnected(PAULA))
     assert wanted(bench.wait(60_000)) == []
 
@@ -245,7 +247,7 @@ def test_a_custodian_gives_an_output_to_nobody_but_the_publisher_also_after_a_re
     cid = cid_from_sha256(GOOD)
     for node in (bench.node, restarted(bench).node):
         assert not node.may_fetch(MALLORY, cid) or node.jobs[job.job].custody.may_have(
-            MALLORY, GOOD
+            node.jobs[job.job].settlement, MALLORY, GOOD
         )
         assert node.may_fetch(PAULA, cid)
         assert node.may_fetch(MALLORY, manifest().model), "inputs are for everybody"
@@ -288,7 +290,7 @@ def test_wrong_bytes_are_enough_once() -> None:
 def test_inputs_are_had_from_the_publisher_then_from_keepers() -> None:
     bench, job = working(units=4)
     bench.meet(CAROL, DAVE)
-    bench.tell(ev.InputsKnown(job.job, ((PACK, 500),)))
+    bench.tell(ev.InputsKnown(job.job, ((PACK, 500, (0,)),)))
     bench.hear(Poll(job.job)[DAVE].says(ms.Keep((PACK,))))
     bench.wait(1_100)
     here = bench.node.jobs[job.job]

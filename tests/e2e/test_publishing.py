@@ -555,7 +555,7 @@ async def test_ringers_are_noted_before_the_job_is_published_and_told_to_the_cor
     ]  # fmt: skip
     told = [event for _, _, event in driver.happened[1:]]
     assert ev.RingersKnown(job, draft.ringers_secret, draft.ringers) in told
-    assert packs_known(job, draft.table) in told
+    assert packs_known(job, draft.manifest, draft.table) in told
     assert job == sha256(encode(draft.manifest))
     note = json.loads((tmp_path / "submitted" / f"{job.hex()}.json").read_text())
     assert note["ringers"] == [[one.unit, one.digest.hex()] for one in draft.ringers]

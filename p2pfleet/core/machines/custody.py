@@ -10,19 +10,21 @@ Everything goes by the local monotonic clock, and is looked at once in a while, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle, islice
+from itertools import cycle, islice, takewhile
 
 import msgspec
 
 from p2pfleet.core.effects import Challenge, Effect, Fetch
+from p2pfleet.core.events import KnownPacks
 from p2pfleet.core.machines.challenges import LOST, Challenges
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.model.ids import Digest, Millis, PeerId, cid_from_sha256, cid_sha256
 from p2pfleet.core.model.job import BlobRef
-from p2pfleet.core.rules.custody import COPIES, meant, ranking, wait_ms
+from p2pfleet.core.rules.custody import COPIES, meant, place, wait_ms
 from p2pfleet.core.wire.messages import CUSTODY_ITEMS_MAX, Drop, Entry, Frame, Keep, Manifest
 
 LOOK_MS = 1_000
+SHORT_MS = 4_000
 AWAY_MS = 5_000
 GRACE_MS = 30_000
 RETRY_MS = 3_000
@@ -39,7 +41,7 @@ class Neighbours(msgspec.Struct, frozen=True):
     ``volunteers`` take part in the job, are here and run units, sorted; ``present`` tells whether a
     peer is here, ``counts`` whether its word counts; ``room`` whether so many more bytes may be
     kept. ``willing``: this node is a volunteer itself, and may begin something; ``busy``: it is
-    going to answer this unit itself.
+    going to answer this unit itself; ``shards``: it serves these.
     """
 
     volunteers: Sequence[PeerId]
@@ -48,19 +50,24 @@ class Neighbours(msgspec.Struct, frozen=True):
     room: Callable[[int], bool]
     willing: bool
     busy: Callable[[int], bool] = lambda number: False
+    shards: tuple[int, ...] = (0,)
 
 
 class Custody(msgspec.Struct):
-    """``inputs`` are the job's model, table and packs with their lengths, ``outputs`` the units by
-    the digest that is certified for them.
+    """``inputs`` are the job's model, table and packs with their lengths (``shards`` those of whose
+    units a pack holds inputs; ``concerning`` what those who serve these shards look after),
+    ``outputs`` the units by the digest that is certified for them.
 
     ``claimed`` says who keeps what by its frames, ``custodians`` who ever kept something; ``mine``
     what this node keeps, with lengths (``unsure``: since before a restart, and not looked for yet),
     ``used`` their sum with what is being fetched. ``short`` is since when a blob has too few
     copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is.
-    ``entitled`` are those whom an output may be given to for custody. ``arrived`` waits to be
-    signed for. ``stirred`` are blobs about which something changed since the last look, or that are
-    short; ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says
+    An output may be given for custody to so many of the first by rank as are ``offered`` it, of the
+    volunteers that were ``nearby`` at the last look; ``entitled`` are those who were. ``arrived``
+    waits to be
+    signed for. ``stirred`` are blobs about which something changed since the last look; those
+    that are short are looked at again when they have been ``waiting`` for a while; ``around`` is
+    who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says
     how many inputs each custodian keeps, by which ``ordered`` sources are; it is counted anew when
     ``claims_changed``.
     """
@@ -68,6 +75,8 @@ class Custody(msgspec.Struct):
     me: PeerId
     challenges: Challenges
     inputs: dict[Digest, int] = {}
+    shards: dict[Digest, tuple[int, ...]] = {}
+    concerning: tuple[tuple[int, ...], tuple[Digest, ...]] = ((), ())
     known: bool = False
     outputs: dict[Digest, list[int]] = {}
     claimed: dict[Digest, dict[PeerId, bool]] = {}
@@ -81,12 +90,15 @@ class Custody(msgspec.Struct):
     retries: dict[Digest, int] = {}
     short: dict[Digest, Millis] = {}
     absent: dict[PeerId, Millis] = {}
+    offered: dict[Digest, int] = {}
     entitled: dict[Digest, dict[PeerId, bool]] = {}
+    nearby: tuple[PeerId, ...] = ()
     arrived: dict[Digest, bool] = {}
     away_at: Millis | None = None
     look_at: Millis | None = None
     stirred: dict[Digest, bool] = {}
-    around: tuple[Sequence[PeerId], ...] = ()
+    waiting: dict[Digest, Millis] = {}
+    around: tuple[tuple[PeerId, ...], ...] = ()
     kept_inputs: dict[PeerId, int] = {}
     turn: int = 0
     claims_changed: bool = True
@@ -99,17 +111,18 @@ class Custody(msgspec.Struct):
 
     # ---- what is known -----------------------------------------------------------------------
 
-    def inputs_known(
-        self, manifest: Manifest, packs: Iterable[tuple[Digest, int]], now: Millis
-    ) -> None:
-        """The unit table is here: which packs there are, and how long each is."""
+    def inputs_known(self, manifest: Manifest, packs: KnownPacks, now: Millis) -> None:
+        """The unit table is here: which packs there are, how long each is, and whom it concerns."""
         if self.known:
             return
         self.known = True
         self.inputs[Digest(cid_sha256(manifest.model))] = manifest.model_bytes
         self.inputs[Digest(cid_sha256(manifest.table))] = manifest.table_bytes
-        self.inputs.update(packs)
+        for digest, length, concerned in packs:
+            self.inputs[digest] = length
+            self.shards[digest] = concerned
         self.claims_changed = True
+        self.concerning = ((), ())
         self.look_at = now
 
     def applied(self, frame: Frame) -> None:
@@ -212,9 +225,17 @@ class Custody(msgspec.Struct):
         named = (cid_sha256(manifest.model), cid_sha256(manifest.table))
         return self.is_here(digest) and digest not in self.inputs and digest not in named
 
-    def may_have(self, peer: PeerId, digest: Digest) -> bool:
+    def may_have(self, settlement: Settlement, peer: PeerId, digest: Digest) -> bool:
         """Whether a peer is meant to take this output into custody."""
-        return peer in self.entitled.get(digest, ())
+        if peer in self.entitled.get(digest, ()):
+            return True
+        most = self.offered.get(digest, 0)
+        voters = self._voters(settlement, digest) if most else {}
+        others = {*self.nearby, *self.claimed.get(digest, ())} - {*voters, self.me}
+        if peer not in others or place(settlement.job, digest, peer, others) >= most:
+            return False
+        self.entitled.setdefault(digest, {})[peer] = True  # it may come in pieces
+        return True
 
     # ---- a look around -----------------------------------------------------------------------
 
@@ -278,17 +299,25 @@ class Custody(msgspec.Struct):
         for digest in self.unsure:
             if digest not in self.fetching:
                 self.todo.append(digest)
-        inputs = list(islice(cycle(self.inputs), self.turn, self.turn + INPUTS_A_LOOK))
-        for digest in inputs[: len(self.inputs)]:
+        inputs = self._concerned(near.shards)
+        for digest in islice(cycle(inputs), self.turn, self.turn + min(INPUTS_A_LOOK, len(inputs))):
             self._review(settlement, digest, self.inputs[digest], near, now)
-        self.turn = (self.turn + INPUTS_A_LOOK) % max(1, len(self.inputs))
+        self.turn = (self.turn + INPUTS_A_LOOK) % max(1, len(inputs))
         if not self._away(now):
             self.around = ()
             return
-        seen = (near.volunteers, tuple(self._gone(now)))
-        if self.around != seen:
-            self.around = seen
+        self.nearby = tuple(near.volunteers)
+        for digest in self._waited(now):
+            del self.waiting[digest]
+            self.stirred[digest] = True
+        seen = (self.nearby, tuple(self._gone(now)))
+        if not self.around:
             self.stirred.update((digest, True) for digest in self.outputs)
+        elif self.around != seen:
+            for before, after in zip(self.around, seen, strict=True):
+                for peer in sorted({*before} ^ {*after}):
+                    self._stir(settlement, peer)
+        self.around = seen
         for digest in list(self.stirred)[:OUTPUTS_A_LOOK]:
             del self.stirred[digest]
             if self._lasting(settlement, digest):
@@ -296,8 +325,37 @@ class Custody(msgspec.Struct):
                 self._review(settlement, digest, length, near, now, output=True)
             else:
                 self.short.pop(digest, None)
+            self.waiting.pop(digest, None)
             if digest in self.short:
-                self.stirred[digest] = True  # at the end of the queue
+                self.waiting[digest] = now
+
+    def _concerned(self, served: tuple[int, ...]) -> tuple[Digest, ...]:
+        """The inputs that those who serve some shards look after: else all of a large network would
+        keep all of a large job, and each shard three copies."""
+        if self.concerning[0] != served or not self.concerning[1]:
+            mine = tuple(
+                digest
+                for digest in self.inputs
+                if digest not in self.shards or any(s in served for s in self.shards[digest])
+            )
+            self.concerning = (served, mine)
+        return self.concerning[1]
+
+    def _waited(self, now: Millis) -> list[Digest]:
+        """What is short of copies, and was looked at a while ago: who is meant to make one changes
+        with time, but not every second."""
+        return list(takewhile(lambda digest: self.waiting[digest] <= now - SHORT_MS, self.waiting))
+
+    def _stir(self, settlement: Settlement, peer: PeerId) -> None:
+        """A peer came or went: look at the outputs that it holds."""
+        for number in settlement.answered.get(peer, ()):
+            certificate = settlement.units[number].certificate
+            if certificate is not None:
+                self.stirred[certificate.digest] = True
+        if peer in self.custodians:
+            for digest in self.outputs:
+                if peer in self.claimed.get(digest, ()):
+                    self.stirred[digest] = True
 
     def _gone(self, now: Millis) -> list[PeerId]:
         return sorted(peer for peer, since in self.absent.items() if now - since >= GRACE_MS)
@@ -341,19 +399,17 @@ class Custody(msgspec.Struct):
         since = self.short.setdefault(digest, now) if missing > 0 else now
         if output and self.me in holders:
             voters = self._voters(settlement, digest)
-            others = {*near.volunteers, *self.claimed.get(digest, ())} - {*voters, self.me}
             wanted = max(1, COPIES - sum(peer in voters for peer in holders))
-            first = ranking(settlement.job, digest, others)
-            first = first[: meant(wanted, now - since, length) + SLACK]
-            self.entitled.setdefault(digest, {}).update((peer, True) for peer in first)
+            self.offered[digest] = meant(wanted, now - since, length) + SLACK
         if missing <= 0 or not near.willing or self.me in holders:
             return
         if digest in self.fetching or digest in self.arrived or digest in self.mine:
             return
         if self.retry_at.get(digest, 0) > now or any(map(near.busy, self.outputs.get(digest, ()))):
             return
-        order = ranking(settlement.job, digest, {*near.volunteers, self.me} - set(holders))
-        if now - since >= wait_ms(order.index(self.me), missing, length) and near.room(length):
+        others = set(near.volunteers).difference(holders)
+        before = place(settlement.job, digest, self.me, others)
+        if now - since >= wait_ms(before, missing, length) and near.room(length):
             self.todo.append(digest)
 
     def _fetch(self, settlement: Settlement, digest: Digest, near: Neighbours) -> list[Effect]:

@@ -210,7 +210,7 @@ class Job(msgspec.Struct):
         units = [self.settlement.unit(number) for number in numbers]
         if any(unit.final or peer in unit.votes for unit in units):
             return False
-        return not self.custody.may_have(peer, digest)
+        return not self.custody.may_have(self.settlement, peer, digest)
 
     def volunteers(self) -> int:
         """How many others take part, the publisher not counted."""

@@ -471,9 +471,7 @@ class Node(msgspec.Struct):
 
     def _record_signed(self, event: ev.RecordSigned, now: Millis) -> list[Effect]:
         self.membership.own = event.record
-        return [
-            send for peer in self.membership.connected for send in self.membership.hello(peer)
-        ]
+        return [send for peer in self.membership.connected for send in self.membership.hello(peer)]
 
     def _versions_differ(self, event: ev.VersionsDiffer, now: Millis) -> list[Effect]:
         self.membership.differ(event.peer, event.oldest)

@@ -93,6 +93,7 @@ def neighbours(job: Job, around: Around) -> Neighbours:
         room=around.room,
         willing=volunteer is not None and volunteer.open and not around.paused,
         busy=lambda number: volunteer is not None and number in volunteer.held,
+        shards=job.shards.served,
     )
 
 

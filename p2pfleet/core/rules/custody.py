@@ -37,6 +37,12 @@ def ranking(job: JobId, digest: Digest, peers: Iterable[PeerId]) -> list[PeerId]
     return sorted(peers, key=lambda peer: rank(job, digest, peer))
 
 
+def place(job: JobId, digest: Digest, peer: PeerId, others: Iterable[PeerId]) -> int:
+    """How many of ``others`` stand before ``peer`` in the :func:`ranking` of them all."""
+    own = rank(job, digest, peer)
+    return sum([rank(job, digest, other) < own for other in others])
+
+
 def step_ms(length: int) -> int:
     """How long the next in rank waits for one before it, who may be fetching ``length`` bytes."""
     return STEP_MS + length // SLOW_BYTES_PER_MS

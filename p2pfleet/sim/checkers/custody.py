@@ -52,7 +52,7 @@ class Custody(Checker):
         manifest = self.cluster.published.get(job)
         if manifest is not None:
             yield Digest(cid_sha256(manifest.model))
-            yield from packs_of(manifest.salt, manifest.units)
+            yield from packs_of(manifest.salt, manifest.units, manifest.shards)
 
     def died(self, machine: Machine) -> None:
         now = self.cluster.kernel.now
