@@ -134,7 +134,11 @@ class RunningNode:
                     ExitCode.USAGE,
                 )
             if draft.table is not None:
-                await self._driver.submit(packs_known(sealed_id, draft.manifest, draft.table))
+                await self._driver.submit(
+                    await trio.to_thread.run_sync(
+                        packs_known, sealed_id, draft.manifest, draft.table
+                    )
+                )
             if draft.ringers:
                 await self._driver.submit(
                     ev.RingersKnown(sealed_id, draft.ringers_secret, draft.ringers)

@@ -36,7 +36,7 @@ def packs_known(job: JobId, manifest: Manifest, table: UnitTable) -> InputsKnown
     """What the core needs to know of a job's packs."""
     terms = manifest.salt, manifest.units, manifest.shards
     concerned: dict[int, set[int]] = {}
-    for number, unit in enumerate(table.units):
+    for number, unit in enumerate(table.units):  # there may be very many: not on the main thread
         concerned.setdefault(unit.pack, set()).add(shard_of(*terms, number))
     named = {
         Digest(cid_sha256(table.packs[number])): (size, tuple(sorted(concerned[number])))

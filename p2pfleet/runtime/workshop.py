@@ -284,7 +284,8 @@ class Workshop:
         own = manifest.publisher == self._me
         children = self._own_children if own else self._children
         self._work[effect.job] = _Work(manifest, inputs, children, own)
-        await self._submit(packs_known(effect.job, manifest, units))
+        packs = await trio.to_thread.run_sync(packs_known, effect.job, manifest, units)
+        await self._submit(packs)
         await self._submit(JobOpened(effect.job))
 
     async def fetch(self, job: JobId, ref: BlobRef, sources: Sequence[PeerId]) -> None:

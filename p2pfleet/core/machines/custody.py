@@ -64,11 +64,10 @@ class Custody(msgspec.Struct):
     copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is.
     An output may be given for custody to so many of the first by rank as are ``offered`` it, of the
     volunteers that were ``nearby`` at the last look; ``entitled`` are those who were. ``arrived``
-    waits to be
-    signed for. ``stirred`` are blobs about which something changed since the last look; those
-    that are short are looked at again when they have been ``waiting`` for a while; ``around`` is
-    who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says
-    how many inputs each custodian keeps, by which ``ordered`` sources are; it is counted anew when
+    waits to be signed for. ``stirred`` are blobs about which something changed since the last look;
+    those that are short are looked at again when they have been ``waiting`` for a while;
+    ``around`` is who was there then. Inputs are looked at in ``turn``. ``kept_inputs`` says how
+    many inputs each custodian keeps, by which ``ordered`` sources are; it is counted anew when
     ``claims_changed``.
     """
 
@@ -305,6 +304,7 @@ class Custody(msgspec.Struct):
         self.turn = (self.turn + INPUTS_A_LOOK) % max(1, len(inputs))
         if not self._away(now):
             self.around = ()
+            self.offered.clear()  # who has begun to fetch may end
             return
         self.nearby = tuple(near.volunteers)
         for digest in self._waited(now):
@@ -325,6 +325,7 @@ class Custody(msgspec.Struct):
                 self._review(settlement, digest, length, near, now, output=True)
             else:
                 self.short.pop(digest, None)
+                self.offered.pop(digest, None)
             self.waiting.pop(digest, None)
             if digest in self.short:
                 self.waiting[digest] = now
