@@ -9,7 +9,7 @@ work is counted, and the first unit is run, and run again with an input moved a 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,13 @@ import trio
 
 from p2pfleet.adapters.inputs import parse_split, units_from_files
 from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.ids import Cid, Digest, NetworkId, PeerId, cid_of, sha256
-from p2pfleet.core.model.job import (
-    MAX_PACKS,
-    MAX_UNITS,
-    Confidence,
-    Trust,
-    UnitInput,
-    UnitTable,
-)
+from p2pfleet.core.model.ids import Cid, Digest, NetworkId, PeerId, cid_of
+from p2pfleet.core.model.job import MAX_UNITS, Confidence, Trust, UnitTable
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import Manifest, Ringer
 from p2pfleet.core.wire.names import MAX_TABLE_BYTES
-from p2pfleet.ports import (
-    ModelSignature,
-    Packs,
-    Sandbox,
-)
+from p2pfleet.packing import pack, parted
+from p2pfleet.ports import ModelSignature, Packs, Sandbox
 from p2pfleet.ringers import Bench
 from p2pfleet.submission import (
     SubmitRequest,
@@ -55,8 +45,6 @@ from p2pfleet.trial import exact_floats, findings, load_own, ringers_of, run_fir
 __all__ = ["Draft", "Pin", "SubmitRequest", "prepare"]
 
 MAX_MODEL_BYTES = 2 * 2**30
-PACK_BYTES = 32 * 2**20
-PACK_MEMBERS = 4096
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -97,8 +85,8 @@ async def prepare(
 ) -> Draft:
     """Read and check everything, and keep it. ``pin`` protects blobs as they are written.
 
-    ``crowd`` tells, at the end, how many volunteers there seem to be; ``snapshot`` is the hash of
-    the publisher's trust snapshot for the request's class of models. Raises
+    ``crowd`` tells, when the units are known, how many volunteers there seem to be; ``snapshot`` is
+    the hash of the publisher's trust snapshot for the request's class of models. Raises
     :class:`P2pfleetError` for whatever is wrong with the request, the model or an input.
     """
     limits, stop = limits_of(request), stop_of(request)
@@ -121,12 +109,16 @@ async def prepare(
             ExitCode.USAGE,
         )
     child = await load_own(model, limits, sandbox, request.model)
+    salt, keep = secrets.token_bytes(16), partial(_keep, packs, pin=pin)
     bench = Bench(child, partial(sandbox.load, model, limits))
     try:
         model_cid = await trio.to_thread.run_sync(_keep, packs, model, pin)
         table, names, first = await trio.to_thread.run_sync(
             _pack_inputs, request, child.signature, packs, pin
         )
+        volunteers = min(max(1, crowd()), 1_000_000)
+        shards = shards_of(request, len(table.units), volunteers)
+        table = await trio.to_thread.run_sync(parted, table, salt, shards, packs, keep)
         raw_table = encode(table)
         if len(raw_table) > MAX_TABLE_BYTES:
             raise P2pfleetError(
@@ -141,12 +133,11 @@ async def prepare(
             tried, floats_exact=exact_floats(comparison, child.signature), strict=request.strict
         )
         ringers, more = await ringers_of(
-            request, bench, packs, table, names, tried.conditioning, partial(_keep, packs, pin=pin)
+            request, bench, packs, table, names, tried.conditioning, keep
         )
     finally:
         bench.kill()
     table_cid = await trio.to_thread.run_sync(_keep, packs, raw_table, pin)
-    volunteers = min(max(1, crowd()), 1_000_000)
     manifest = Manifest(
         network=network,
         publisher=publisher,
@@ -160,11 +151,11 @@ async def prepare(
         limits=limits,
         comparison=comparison,
         stop=stop,
-        shards=shards_of(request, len(table.units), volunteers),
+        shards=shards,
         lease_ms=round(request.lease_s * 1000),
         issued_ms=wall_ms,
         expires_ms=wall_ms + round(request.expires_h * 3600 * 1000),
-        salt=secrets.token_bytes(16),
+        salt=salt,
         trust=msgspec.structs.replace(trust, ringers=ringers.hash, crowd=volunteers),
         work=tried.work,
     )
@@ -218,51 +209,31 @@ def _pack_inputs(
 ) -> tuple[UnitTable, list[str], bytes]:
     """The table, the names of the units, and the input of the first."""
     split = None if request.split is None else parse_split(request.split)
-    cids: list[Cid] = []
-    units: list[UnitInput] = []
     names: list[str] = []
-    members: list[bytes] = []
-    first: bytes | None = None
-    size = 0
+    first = b""
 
-    def close_pack() -> None:
-        nonlocal members, size
-        if not members:
-            return
-        if len(cids) >= MAX_PACKS:
+    def bundles() -> Iterator[bytes]:
+        nonlocal first
+        paths = [Path(path) for path in request.inputs]
+        for name, bundle in units_from_files(paths, signature, split):
+            if len(bundle) > request.memory_mb * 2**20:
+                raise P2pfleetError(
+                    f"The input {name} has {len(bundle) / 2**20:.0f} MiB, more than the "
+                    f"{request.memory_mb} MiB of memory that a unit may take.",
+                    "Make smaller pieces with --split AXIS:SIZE, or raise --memory-mb.",
+                    ExitCode.USAGE,
+                )
+            if not names:
+                first = bundle
+            names.append(name)
+            assert len(names) <= MAX_UNITS
+            yield bundle
+        if not names:
             raise P2pfleetError(
-                f"The inputs fill more than {MAX_PACKS} packs.", "Publish them as several jobs."
-            )
-        data = b"".join(members)
-        cid = _keep(packs, data, pin)
-        offset = 0
-        for member in members:
-            units.append(UnitInput(len(cids), offset, len(member), Digest(sha256(member))))
-            offset += len(member)
-        cids.append(cid)
-        members, size = [], 0
-
-    paths = [Path(path) for path in request.inputs]
-    for name, bundle in units_from_files(paths, signature, split):
-        if members and (size + len(bundle) > PACK_BYTES or len(members) >= PACK_MEMBERS):
-            close_pack()
-        if len(bundle) > request.memory_mb * 2**20:
-            raise P2pfleetError(
-                f"The input {name} has {len(bundle) / 2**20:.0f} MiB, more than the "
-                f"{request.memory_mb} MiB of memory that a unit may take.",
-                "Make smaller pieces with --split AXIS:SIZE, or raise --memory-mb.",
+                "There are no inputs, so there is nothing to compute.",
+                "Name at least one .npz or .npy file.",
                 ExitCode.USAGE,
             )
-        names.append(name)
-        members.append(bundle)
-        first = bundle if first is None else first
-        size += len(bundle)
-        assert len(names) <= MAX_UNITS
-    close_pack()
-    if first is None:
-        raise P2pfleetError(
-            "There are no inputs, so there is nothing to compute.",
-            "Name at least one .npz or .npy file.",
-            ExitCode.USAGE,
-        )
-    return UnitTable(tuple(cids), tuple(units)), names, first
+
+    table = pack(bundles(), partial(_keep, packs, pin=pin))
+    return table, names, first

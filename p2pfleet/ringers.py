@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from p2pfleet.core.errors import ExitCode, P2pfleetError
-from p2pfleet.core.model.ids import Cid, Digest, cid_from_sha256, sha256
-from p2pfleet.core.model.job import UnitInput, UnitTable
+from p2pfleet.core.model.ids import Cid, Digest, cid_from_sha256
+from p2pfleet.core.model.job import UnitTable
 from p2pfleet.core.rules.admission import ringers_hash
 from p2pfleet.core.wire.messages import RINGERS_MAX, OpenRingers, Ringer
 from p2pfleet.core.wire.tensors import digest_of
+from p2pfleet.packing import read_input
 from p2pfleet.ports import Execution, ExecutionFault, Packs, SandboxJob
 
 SHARE_PERCENT = 2
@@ -108,8 +108,7 @@ async def compute(
     for number in drawn:
         if patience_ms is not None and wall_ms >= patience_ms:
             break
-        unit = table.units[number]
-        inputs = await trio.to_thread.run_sync(_read, packs, table.packs[unit.pack], unit)
+        inputs = await trio.to_thread.run_sync(read_input, packs, table, number)
         try:
             execution = await bench.run(inputs)
         except ExecutionFault as fault:
@@ -124,24 +123,3 @@ async def compute(
         found.append(Ringer(number, digest_of(execution.outputs)))
     ringers = tuple(sorted(found, key=lambda ringer: ringer.unit))
     return Ringers(ringers, secrets.token_bytes(32), wall_ms, tuple(faults))
-
-
-def _read(packs: Packs, pack: Cid, unit: UnitInput) -> bytes:
-    """The input of one unit, out of its pack."""
-    located = packs.locate(pack)
-    data = b""
-    if located is not None:
-        path, start, _ = located
-        try:
-            with path.open("rb") as file:
-                file.seek(start + unit.offset)
-                data = file.read(unit.length)
-        except OSError:
-            data = b""
-    if sha256(data) != unit.sha256:
-        raise P2pfleetError(
-            "An input that was just packed cannot be read back.",
-            "The disk may be failing or full; check it, then submit the job again.",
-            ExitCode.DAMAGED,
-        )
-    return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ def custody() -> Iterable[Case]:
             "digest": digest.hex(),
             "ranks": [
                 [peer.hex(), rule.rank(JOB, digest, peer).hex()]
-                for peer in rule.ranking(JOB, digest, peers)
+                for peer in sorted(peers, key=partial(rule.rank, JOB, digest))
             ],
         }
     for about, place, missing, length in (

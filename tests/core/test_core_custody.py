@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from core_bench import Bench, entries, execute, only, restarted, working
@@ -26,7 +27,7 @@ from core_samples import (
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.machines.challenges import CHALLENGE_MS
-from p2pfleet.core.machines.custody import GRACE_MS
+from p2pfleet.core.machines.custody import GRACE_MS, PARTED_MS, ROUND_MS
 from p2pfleet.core.model.ids import Digest, JobId, PeerId, cid_from_sha256, cid_sha256
 from p2pfleet.core.rules import custody as rule
 from p2pfleet.core.wire import messages as ms
@@ -37,13 +38,15 @@ MODEL = Digest(cid_sha256(manifest().model))
 OTHERS = (BOB, CAROL, DAVE, MALLORY)
 
 
-def keeping(me: PeerId = ALICE, custody_bytes: int = 2**31) -> tuple[Bench, VerifiedManifest]:
+def keeping(
+    me: PeerId = ALICE, custody_bytes: int = 2**31, shards: int = 1
+) -> tuple[Bench, VerifiedManifest]:
     """A volunteer among four others, with its publisher; the job has one pack."""
     bench = Bench(me)
     bench.node.custody_bytes = custody_bytes
     others = [one for one in (ALICE, *OTHERS) if one != me]
     bench.meet(PAULA, *others)
-    job: VerifiedManifest = unseal(seal(manifest(units=1)))
+    job: VerifiedManifest = unseal(seal(manifest(units=shards, shards=shards)))
     bench.tell(ev.ManifestReceived(PAULA, job))
     for other in others:
         bench.node.jobs[job.job].join(other)
@@ -58,15 +61,15 @@ def wanted(effects: list[Any]) -> list[Digest]:
 
 def place(job: JobId, blob: Digest) -> int:
     """Where Alice stands among all volunteers."""
-    return rule.ranking(job, blob, (ALICE, *OTHERS)).index(ALICE)
+    return rule.place(job, blob, ALICE, OTHERS)
 
 
 def meant_for(position: int, job: JobId, without: tuple[PeerId, ...] = ()) -> Digest:
     """A digest for which Alice stands at ``position`` among all but those."""
-    everybody = [one for one in (ALICE, *OTHERS) if one not in without]
+    others = [one for one in OTHERS if one not in without]
     for number in range(1_000):
         blob = digest(f"blob {number}")
-        if rule.ranking(job, blob, everybody).index(ALICE) == position:
+        if rule.place(job, blob, ALICE, others) == position:
             return blob
     raise AssertionError
 
@@ -119,6 +122,34 @@ def test_what_three_others_keep_is_left_to_them_until_one_is_gone_for_long() -> 
     bench.tell(ev.PeerDisconnected(BOB))
     assert wanted(bench.wait(GRACE_MS - 2_000)) == [], "it may come back"
     assert wanted(bench.wait(4_000)) == [blob]
+
+
+def test_whoever_left_a_shard_in_good_order_still_has_what_it_keeps() -> None:
+    for parts, expected in ((True, PARTED_MS), (False, GRACE_MS)):
+        bench, job = keeping(shards=2)
+        bench.node.jobs[job.job].shards.home = 0
+        blob = meant_for(0, job.job, (BOB, CAROL, DAVE))
+        with_pack(bench, job, blob)
+        poll = Poll(job.job)
+        bench.hear(*(poll[one].says(ms.Keep((blob,))) for one in (BOB, CAROL, DAVE)))
+        bench.wait(2_000)
+        if parts:  # it serves the shard no more, and says so
+            bench.tell(ev.FramesSummaryReceived(BOB, job.job, (), serving=False))
+        bench.tell(ev.PeerDisconnected(BOB))
+        assert wanted(bench.wait(expected - 5_000)) == [], parts
+        assert wanted(bench.wait(10_000)) == [blob], parts
+
+
+def test_the_publisher_of_many_shards_believes_keepers_until_it_has_been_round() -> None:
+    for shards, believed in ((1, 0), (20, 3)):
+        bench = Bench(PAULA, slots=0)
+        job = bench.publish(units=20, shards=shards)
+        bench.tell(ev.InputsKnown(job, ((PACK, 500, (0,)),)))
+        bench.hear(*(Poll(job)[one].says(ms.Keep((PACK,))) for one in (BOB, CAROL, DAVE)))
+        bench.wait(GRACE_MS + 5_000)
+        assert bench.node.kept(bench.node.jobs[job], bench.now)[PACK] == believed
+        bench.wait(ROUND_MS)
+        assert bench.node.kept(bench.node.jobs[job], bench.now)[PACK] == 0
 
 
 def test_beyond_the_quota_nothing_is_taken_and_one_publisher_gets_half_of_it() -> None:
@@ -220,7 +251,7 @@ def test_an_output_is_given_for_custody_to_the_lowest_ranks_alone() -> None:
     bench, job = keeping()
     holding(bench, job)
     cid = cid_from_sha256(GOOD)
-    third = rule.ranking(job.job, GOOD, (CAROL, DAVE, MALLORY))
+    third = sorted((CAROL, DAVE, MALLORY), key=partial(rule.rank, job.job, GOOD))
     assert not any(bench.node.may_fetch(one, cid) for one in third), "the publisher just left"
     bench.wait(7_000)
     assert [bench.node.may_fetch(one, cid) for one in third] == [True, True, False]
@@ -231,7 +262,7 @@ def test_an_output_is_given_for_custody_to_the_lowest_ranks_alone() -> None:
 def test_to_sign_for_an_output_entitles_nobody_to_it() -> None:
     bench, job = keeping()
     holding(bench, job)
-    last = rule.ranking(job.job, GOOD, (CAROL, DAVE, MALLORY))[-1]
+    last = max((CAROL, DAVE, MALLORY), key=partial(rule.rank, job.job, GOOD))
     bench.hear(Poll(job.job)[last].says(ms.Keep((GOOD,))))
     bench.wait(7_000)
     assert not bench.node.may_fetch(last, cid_from_sha256(GOOD))

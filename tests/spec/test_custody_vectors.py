@@ -27,7 +27,7 @@ def test_custody_is_as_the_chapter_says(case: Case) -> None:
         case "order":
             job, blob = JobId(bytes.fromhex(case["job"])), Digest(bytes.fromhex(case["digest"]))
             peers = [PeerId(bytes.fromhex(peer)) for peer, _ in case["ranks"]]
-            assert rule.ranking(job, blob, sorted(peers)) == peers
+            assert [rule.place(job, blob, p, sorted(peers)) for p in peers] == [*range(len(peers))]
             assert [rule.rank(job, blob, peer).hex() for peer in peers] == [
                 rank for _, rank in case["ranks"]
             ]

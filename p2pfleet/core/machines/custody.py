@@ -27,6 +27,8 @@ LOOK_MS = 1_000
 SHORT_MS = 4_000
 AWAY_MS = 5_000
 GRACE_MS = 30_000
+PARTED_MS = 600_000
+ROUND_MS = 900_000
 RETRY_MS = 3_000
 RETRY_MAX_MS = 60_000
 FETCHES_MAX = 8
@@ -61,7 +63,8 @@ class Custody(msgspec.Struct):
     ``claimed`` says who keeps what by its frames, ``custodians`` who ever kept something; ``mine``
     what this node keeps, with lengths (``unsure``: since before a restart, and not looked for yet),
     ``used`` their sum with what is being fetched. ``short`` is since when a blob has too few
-    copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is.
+    copies, ``absent`` since when a peer is away, ``away_at`` since when the publisher is. Who is
+    away counts as a keeper for ``grace_ms``, who ``parted`` in good order for ``PARTED_MS``.
     An output may be given for custody to so many of the first by rank as are ``offered`` it, of the
     volunteers that were ``nearby`` at the last look; ``entitled`` are those who were. ``arrived``
     waits to be signed for. ``stirred`` are blobs about which something changed since the last look;
@@ -73,6 +76,7 @@ class Custody(msgspec.Struct):
 
     me: PeerId
     challenges: Challenges
+    grace_ms: int = GRACE_MS
     inputs: dict[Digest, int] = {}
     shards: dict[Digest, tuple[int, ...]] = {}
     concerning: tuple[tuple[int, ...], tuple[Digest, ...]] = ((), ())
@@ -89,6 +93,7 @@ class Custody(msgspec.Struct):
     retries: dict[Digest, int] = {}
     short: dict[Digest, Millis] = {}
     absent: dict[PeerId, Millis] = {}
+    parted: dict[PeerId, bool] = {}
     offered: dict[Digest, int] = {}
     entitled: dict[Digest, dict[PeerId, bool]] = {}
     nearby: tuple[PeerId, ...] = ()
@@ -104,9 +109,10 @@ class Custody(msgspec.Struct):
     ordered: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None
 
     @classmethod
-    def create(cls, me: PeerId, coin: bytes) -> Custody:
-        """Of a job of which nothing is known yet; ``coin`` draws challenges."""
-        return cls(me, Challenges(me, coin))
+    def create(cls, me: PeerId, coin: bytes, visits: bool = False) -> Custody:
+        """Of a job of which nothing is known yet; ``coin`` draws challenges. Who ``visits`` the
+        keepers in turn, as the publisher of many shards, believes them until its next round."""
+        return cls(me, Challenges(me, coin), ROUND_MS if visits else GRACE_MS)
 
     # ---- what is known -----------------------------------------------------------------------
 
@@ -175,7 +181,11 @@ class Custody(msgspec.Struct):
         return self._near(peer, near, now)
 
     def _near(self, peer: PeerId, near: Neighbours, now: Millis) -> bool:
-        return near.present(peer) or now - self.absent.get(peer, now) < GRACE_MS
+        return near.present(peer) or self._short_of_grace(peer, now)
+
+    def _short_of_grace(self, peer: PeerId, now: Millis) -> bool:
+        grace_ms = max(self.grace_ms, PARTED_MS) if peer in self.parted else self.grace_ms
+        return now - self.absent.get(peer, now) < grace_ms
 
     def holders(
         self, settlement: Settlement, digest: Digest, near: Neighbours, now: Millis
@@ -272,6 +282,7 @@ class Custody(msgspec.Struct):
         for peer in {**self.custodians, **settlement.answered}:
             if near.present(peer):
                 self.absent.pop(peer, None)
+                self.parted.pop(peer, None)
             else:
                 self.absent.setdefault(peer, now)
         if near.present(settlement.manifest.publisher) or settlement.judge:
@@ -359,7 +370,7 @@ class Custody(msgspec.Struct):
                     self.stirred[digest] = True
 
     def _gone(self, now: Millis) -> list[PeerId]:
-        return sorted(peer for peer, since in self.absent.items() if now - since >= GRACE_MS)
+        return sorted(peer for peer in self.absent if not self._short_of_grace(peer, now))
 
     @staticmethod
     def _is_certified(settlement: Settlement, number: int, digest: Digest) -> bool:

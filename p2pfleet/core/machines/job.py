@@ -236,6 +236,8 @@ class Job(msgspec.Struct):
         """``peer`` is not here any more."""
         self.participants.pop(peer, None)
         self.shared_with = None
+        if peer in self.shards.holds and peer not in self.shards.serves:
+            self.custody.parted[peer] = True  # it works elsewhere, and has what it held
         self.shards.gone(peer)
         if self.manifest.shards == 1:
             self.asked_at.pop((peer, 0), None)

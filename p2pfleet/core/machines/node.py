@@ -576,7 +576,7 @@ class Node(msgspec.Struct):
             own=own,
             settlement=Settlement.create(sealed.job, sealed.manifest, now, judge=own),
             shards=Shards.create(self.me, sealed.manifest, now),
-            custody=Custody.create(self.me, self.coin),
+            custody=Custody.create(self.me, self.coin, own and sealed.manifest.shards > 1),
             summary_at=now,
             summary_turn=self.turn,  # not all nodes ask the same one
             first_seen=now,

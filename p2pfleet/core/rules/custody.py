@@ -32,13 +32,8 @@ def rank(job: JobId, digest: Digest, peer: PeerId) -> bytes:
     return hashlib.sha256(_RANK + job + digest + peer).digest()
 
 
-def ranking(job: JobId, digest: Digest, peers: Iterable[PeerId]) -> list[PeerId]:
-    """``peers`` in the order in which they are meant to keep a blob."""
-    return sorted(peers, key=lambda peer: rank(job, digest, peer))
-
-
 def place(job: JobId, digest: Digest, peer: PeerId, others: Iterable[PeerId]) -> int:
-    """How many of ``others`` stand before ``peer`` in the :func:`ranking` of them all."""
+    """How many of ``others`` are meant to keep a blob before ``peer`` is."""
     own = rank(job, digest, peer)
     return sum([rank(job, digest, other) < own for other in others])
 
