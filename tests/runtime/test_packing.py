@@ -9,6 +9,7 @@ import pytest
 from p2pfleet import packing
 from p2pfleet.adapters.store import FilePacks
 from p2pfleet.core.errors import P2pfleetError
+from p2pfleet.core.model.job import UnitTable
 from p2pfleet.core.rules.shards import shard_of
 
 SALT = b"0123456789abcdef"
@@ -19,7 +20,7 @@ def inputs(length: int) -> list[bytes]:
     return [number.to_bytes(4, "big") * (length // 4) for number in range(UNITS)]
 
 
-def shards_by_pack(table: packing.UnitTable, shards: int) -> list[set[int]]:
+def shards_by_pack(table: UnitTable, shards: int) -> list[set[int]]:
     found: list[set[int]] = [set() for _ in table.packs]
     for number, unit in enumerate(table.units):
         found[unit.pack].add(shard_of(SALT, UNITS, shards, number))
