@@ -229,6 +229,13 @@ class RecordSigned(_Event, frozen=True, tag="RecordSigned"):
     record: VerifiedRecord
 
 
+class RecordReceived(_Event, frozen=True, tag="RecordReceived"):
+    """``peer`` hands on what another says of itself."""
+
+    peer: PeerId
+    record: VerifiedRecord
+
+
 class RequirementReceived(_Event, frozen=True, tag="RequirementReceived"):
     """What a network's owner asks for, from ``source`` (the node's own id: from its own files)."""
 
@@ -469,6 +476,7 @@ Event = (
     | ManifestReceived
     | ClosureReceived
     | FrameReceived
+    | RecordReceived
     | RecordSigned
     | RequirementReceived
     | VersionsDiffer

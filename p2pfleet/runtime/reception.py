@@ -38,6 +38,7 @@ from p2pfleet.core.events import (
     PeerRefused,
     ProofReceived,
     ReceiptReceived,
+    RecordReceived,
     RequirementReceived,
     RosterSummaryReceived,
     ShardsSummaryReceived,
@@ -110,6 +111,7 @@ _TALK = (
     JobsSummaryReceived,
     FramesSummaryReceived,
     WantedReceived,
+    RecordReceived,
     RosterSummaryReceived,
 )
 
@@ -257,7 +259,7 @@ def _delivered(peer: PeerId, verified: Verified) -> Interpreted:
         case VerifiedAcceptance():
             return AcceptanceReceived(peer, verified)
         case VerifiedRecord():
-            return peer, Ignore("a peer record outside a hello")
+            return RecordReceived(peer, verified)
         case VerifiedInvitation() | VerifiedAdmission():
             return peer, Ignore("an invitation outside a handshake")
 

@@ -103,7 +103,7 @@ def signed(me: PeerId, body: ms.SignedBody) -> ev.Event:
 
 
 def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
-    """The event by which a node hears of a signed body; of a record outside a hello: none."""
+    """The event by which a node hears of a signed body."""
     match verified:
         case VerifiedFrame():
             return ev.FrameReceived(source, verified)
@@ -117,6 +117,8 @@ def delivered(source: PeerId, verified: Verified) -> ev.Event | None:
             return ev.SnapshotReceived(source, verified)
         case VerifiedJobsRecord():
             return ev.JobsRecordReceived(source, verified)
+        case VerifiedRecord():
+            return ev.RecordReceived(source, verified)
         case VerifiedReceipt():
             return ev.ReceiptReceived(source, verified)
         case VerifiedMembers():

@@ -43,7 +43,7 @@ class Neighbours(msgspec.Struct, frozen=True):
     ``volunteers`` take part in the job, are here and run units, sorted; ``present`` tells whether a
     peer is here, ``counts`` whether its word counts; ``room`` whether so many more bytes may be
     kept. ``willing``: this node is a volunteer itself, and may begin something; ``busy``: it is
-    going to answer this unit itself; ``shards``: it serves these.
+    going to answer this unit; ``away``: the publisher is; ``shards``: it serves these.
     """
 
     volunteers: Sequence[PeerId]
@@ -52,6 +52,7 @@ class Neighbours(msgspec.Struct, frozen=True):
     room: Callable[[int], bool]
     willing: bool
     busy: Callable[[int], bool] = lambda number: False
+    away: bool = False
     shards: tuple[int, ...] = (0,)
 
 
@@ -285,7 +286,7 @@ class Custody(msgspec.Struct):
                 self.parted.pop(peer, None)
             else:
                 self.absent.setdefault(peer, now)
-        if near.present(settlement.manifest.publisher) or settlement.judge:
+        if not near.away or settlement.judge:
             self.away_at = None
         elif self.away_at is None:
             self.away_at = now

@@ -6,7 +6,7 @@ the volunteer's own concerns are machines of their own, held here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from p2pfleet.core.machines.frames import REPLY_FRAMES_MAX, FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
 from p2pfleet.core.machines.shards import ANSWER_MS, Around, Shards
+from p2pfleet.core.machines.sighting import Sighting
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
 from p2pfleet.core.rules.admission import named_units
@@ -34,7 +35,12 @@ from p2pfleet.core.wire.messages import (
     Wanted,
 )
 from p2pfleet.core.wire.names import MAX_FRAME_BYTES
-from p2pfleet.core.wire.verified import VerifiedFrame, VerifiedManifest, VerifiedSnapshot
+from p2pfleet.core.wire.verified import (
+    VerifiedFrame,
+    VerifiedManifest,
+    VerifiedRecord,
+    VerifiedSnapshot,
+)
 
 FLUSH_MS = 50
 FAILURES_KEPT = 20
@@ -90,6 +96,7 @@ class Job(msgspec.Struct):
     settlement: Settlement
     shards: Shards
     custody: Custody
+    sighting: Sighting = msgspec.field(default_factory=Sighting)
     logs: dict[int, FrameLog] = {}
     snapshot: VerifiedSnapshot | None = None
     snapshot_bytes: int = 0
@@ -193,6 +200,16 @@ class Job(msgspec.Struct):
             ),
         )
 
+    def publisher_is_there(self, present: Callable[[PeerId], bool], now: Millis) -> bool:
+        """Whether the publisher can be counted on: it is connected, or was heard of lately."""
+        return present(self.sealed.manifest.publisher) or self.sighting.fresh(now)
+
+    def hear_of(self, record: VerifiedRecord, source: PeerId, now: Millis, wall_ms: int) -> None:
+        """``source`` hands on what a peer says of itself: of interest if that is the publisher."""
+        terms = self.sealed.manifest
+        if terms.shards > 1 and not self.own and record.record.peer == terms.publisher:
+            self.sighting.take(record, source, now, wall_ms)
+
     def holds_back(self, peer: PeerId, digest: Digest) -> bool:
         """Whether an output of this job must not be given to ``peer`` yet.
 
@@ -239,6 +256,7 @@ class Job(msgspec.Struct):
         if peer in self.shards.holds and peer not in self.shards.serves:
             self.custody.parted[peer] = True  # it works elsewhere, and has what it held
         self.shards.gone(peer)
+        self.sighting.left(peer)
         if self.manifest.shards == 1:
             self.asked_at.pop((peer, 0), None)
         else:
@@ -510,17 +528,17 @@ class Job(msgspec.Struct):
 
     def tell_shards(self, peer: PeerId, now: Millis) -> list[Effect]:
         """Tell a peer of the shards of this job, if it has several and this node takes part, and
-        did not do so a moment ago."""
+        did not do so a moment ago; and that the publisher is there."""
         if self.manifest.shards == 1 or not self.joined:
             return []
         if now - self.shards.told_at.get(peer, -ANSWER_MS) < ANSWER_MS:
             return []
-        settlement = self.settlement
+        settlement, told_of = self.settlement, self.sighting.tell(peer, now)
         told = self.shards.tell(self.id, settlement.undecided, settlement.at_first, now)
         if told is None:
-            return []
+            return [*told_of]
         self.shards.told_at[peer] = now
-        return [Send((peer,), told)]
+        return [*told_of, Send((peer,), told)]
 
     def ask_back(self, source: PeerId, frame: VerifiedFrame, now: Millis) -> list[Effect]:
         """Something of the frame's author was lost on the way: ask whoever sent it, at once.

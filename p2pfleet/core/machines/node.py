@@ -64,6 +64,7 @@ from p2pfleet.core.machines.rounds import (
 )
 from p2pfleet.core.machines.settlement import Corner, Settlement
 from p2pfleet.core.machines.shards import Shards
+from p2pfleet.core.machines.sighting import SIGN_MS
 from p2pfleet.core.machines.skew import FRESH_MS, Skew
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.machines.volunteer import Volunteer
@@ -369,7 +370,8 @@ class Node(msgspec.Struct):
         wall = self.wall_ms(now)
         own = self.membership.own  # a clock that was set back must not make it look outdated
         sequence = wall if own is None else max(wall, own.record.sequence + 1)
-        self.record_at = Millis(now + RECORD_LIFE_MS // 2)
+        many = any(job.own and job.manifest.shards > 1 for job in self.jobs.values())
+        self.record_at = Millis(now + (SIGN_MS if many else RECORD_LIFE_MS // 2))
         return Sign(
             PeerRecord(
                 network=self.network,
@@ -416,6 +418,8 @@ class Node(msgspec.Struct):
         verdict = judge_record(record, self.membership.terms, self.wall_ms(now))
         if not isinstance(verdict, Accept):
             return [Report(event.peer, verdict)]
+        for job in self.jobs.values():
+            job.hear_of(event.record, event.peer, now, self.wall_ms(now))
         if not self.membership.greet(event.peer, event.record.record):
             return []
         self.openings.forgive(event.peer)
@@ -468,6 +472,16 @@ class Node(msgspec.Struct):
             return []
         job.shards.hear(event.rows, now)
         return job.tell_shards(event.peer, now)
+
+    def _record(self, event: ev.RecordReceived, now: Millis) -> list[Effect]:
+        """Somebody hands on what another says of itself: a publisher that is there, says so."""
+        verdict = judge_record(event.record.record, self.membership.terms, self.wall_ms(now))
+        if not isinstance(verdict, Accept):
+            return [Report(event.peer, verdict)]
+        if self.membership.here(event.peer):
+            for job in self.jobs.values():
+                job.hear_of(event.record, event.peer, now, self.wall_ms(now))
+        return []
 
     def _record_signed(self, event: ev.RecordSigned, now: Millis) -> list[Effect]:
         self.membership.own = event.record
@@ -583,6 +597,8 @@ class Node(msgspec.Struct):
         )
         if own:
             job.publisher = Publisher(Judge(self.me, self.coin))
+            if sealed.manifest.shards > 1:  # not everybody will be connected with this node
+                self.record_at = now
             self.standing.open(job.id, sealed.manifest.trust.model_class)
             self.ledger.begin(job.id, sealed.manifest)
         else:
@@ -998,11 +1014,11 @@ class Node(msgspec.Struct):
 
     def kept(self, job: Job, now: Millis) -> dict[Digest, int]:
         """Of the inputs of a job, how many keepers each has; empty while they are unknown."""
-        return job.custody.kept(neighbours(job, self._around(job)), now)
+        return job.custody.kept(neighbours(job, self._around(job), now), now)
 
     def kept_outputs(self, job: Job, now: Millis) -> tuple[int, int]:
         """How many different outputs of a job are certified, and how many have their copies."""
-        near = neighbours(job, self._around(job))
+        near = neighbours(job, self._around(job), now)
         return job.custody.kept_outputs(job.settlement, near, now)
 
     def _worked(
@@ -1377,6 +1393,7 @@ _HANDLERS: dict[type, Callable[[Node, Any, Millis], list[Effect]]] = {
     ev.ProofReceived: Node._proof,
     ev.ProofRestored: Node._proof_restored,
     ev.ReceiptReceived: Node._receipt,
+    ev.RecordReceived: Node._record,
     ev.RecordSigned: Node._record_signed,
     ev.RecordsRestored: Node._records_restored,
     ev.RequirementReceived: Node._requirement,

@@ -223,6 +223,8 @@ def stranger(event: ev.Event, roster: Roster, me: PeerId) -> tuple[PeerId, Verdi
             signer = receipt.receipt.publisher
         case ev.JobsRecordReceived(source=source, record=record):
             signer = record.record.publisher
+        case ev.RecordReceived(peer=source, record=record):
+            signer = record.record.peer
         case ev.ProofReceived(source=source):
             signer = source  # a proof is good whoever made it
         case _:

@@ -79,7 +79,7 @@ def publisher_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     return effects + publisher.advance(settlement, now, around.present, job.custody.sources)
 
 
-def neighbours(job: Job, around: Around) -> Neighbours:
+def neighbours(job: Job, around: Around, now: Millis) -> Neighbours:
     """The others, as the custody of a job sees them."""
     volunteer = job.volunteer
     return Neighbours(
@@ -94,12 +94,13 @@ def neighbours(job: Job, around: Around) -> Neighbours:
         willing=volunteer is not None and volunteer.open and not around.paused,
         busy=lambda number: volunteer is not None and number in volunteer.held,
         shards=job.shards.served,
+        away=not job.publisher_is_there(around.present, now),
     )
 
 
 def keep_round(job: Job, around: Around, now: Millis) -> list[Effect]:
     """See to it that the job's blobs have their copies."""
-    entries, effects = job.custody.advance(job.settlement, neighbours(job, around), now)
+    entries, effects = job.custody.advance(job.settlement, neighbours(job, around, now), now)
     job.write(entries, now)
     return effects
 
@@ -147,7 +148,7 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
         around.sources,
         volunteers=around.volunteers,
         paused=around.paused,
-        alone=not around.present(job.manifest.publisher),
+        alone=not job.publisher_is_there(around.present, now),
         barred=lambda number: job.custody.barred(number, settlement),
     )
     if entries:
