@@ -319,12 +319,14 @@ class Watch(_Effect, frozen=True, tag="Watch"):
 
 class Want(_Effect, frozen=True):
     """So many ``peers`` that provide a key of the DHT are wanted as connections; ``provide``: this
-    node says that it is one of them. ``here`` are those of them that are connected."""
+    node says that it is one of them. ``here`` are those of them that are connected. ``whom`` are
+    wanted beside, whether they provide it or not."""
 
     key: bytes
     peers: int
     provide: bool
     here: tuple[PeerId, ...] = ()
+    whom: tuple[PeerId, ...] = ()
 
 
 class Attend(_Effect, frozen=True, tag="Attend"):

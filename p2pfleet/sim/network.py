@@ -191,6 +191,10 @@ class Network:
             return
         chance = self.kernel.random
         for want in self.wants.get(number, ()):
+            for peer in want.whom:
+                if peer in self.by_peer and not self.connected(number, peer):
+                    self.lookups += 1
+                    self._meet(number, self.by_peer[peer].number)
             found = [one for one in self.providers.get(want.key, {}) if one != number]
             near = [o for o in found if (number, o) in self.links and self.links[number, o].up]
             lacking = min(want.peers, len(found)) - len(near)
@@ -230,10 +234,15 @@ class Network:
 
     def _spare(self, number: int) -> int | None:
         """A neighbour that is wanted for nothing, if there is one."""
-        mine = {want.key for want in self.wants.get(number, ())}
+        wants = self.wants.get(number, ())
         for other in self.neighbours[number]:
-            theirs = {want.key for want in self.wants.get(other, ())}
-            if mine.isdisjoint(theirs):
+            peer = self.stations[other].peer
+            if not any(
+                peer in want.here
+                or peer in want.whom
+                or (len(want.here) < want.peers and other in self.providers.get(want.key, ()))
+                for want in wants
+            ):
                 return other
         return None
 

@@ -104,7 +104,9 @@ class Attending:
     def wanted(self, peer: PeerId) -> bool:
         """Whether a peer is wanted: it is one of those whom the core means, or says so itself."""
         return any(
-            peer in want.here or (want.peers and peer in self._found.get(want.key, ()))
+            peer in want.here
+            or peer in want.whom
+            or (len(want.here) < want.peers and peer in self._found.get(want.key, ()))
             for want in self._wants
         )
 

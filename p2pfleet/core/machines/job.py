@@ -518,13 +518,14 @@ class Job(msgspec.Struct):
             volunteer.serve(settlement, tuple(wanted))
         return joined, left
 
-    def attend(self, now: Millis) -> list[Want]:
+    def attend(self, present: Callable[[PeerId], bool], now: Millis) -> list[Want]:
         """With whom to be connected for this job's sake, if it has several shards."""
         if self.manifest.shards == 1 or not self.joined:
             return []
         if self.publisher is not None:
-            return self.shards.visit(self.id, self.settlement.all_final, now)
-        return self.shards.wants(self.id, self.settlement.undecided)
+            lacking = self.publisher.lacking(self.settlement, present)
+            return self.shards.visit(self.id, self.settlement.all_final, now, lacking)
+        return self.shards.wants(self.id, self.settlement.undecided, self.manifest.publisher)
 
     def tell_shards(self, peer: PeerId, now: Millis) -> list[Effect]:
         """Tell a peer of the shards of this job, if it has several and this node takes part, and

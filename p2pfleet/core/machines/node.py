@@ -51,7 +51,7 @@ from p2pfleet.core.machines.leases import GRACE_MS, HEARSAY_MS
 from p2pfleet.core.machines.ledger import Ledger
 from p2pfleet.core.machines.membership import Membership
 from p2pfleet.core.machines.openings import Openings
-from p2pfleet.core.machines.publisher import Publisher
+from p2pfleet.core.machines.publisher import REACH_MS, Publisher
 from p2pfleet.core.machines.repair import Repair
 from p2pfleet.core.machines.roster import Roster, stranger
 from p2pfleet.core.machines.rounds import (
@@ -269,7 +269,9 @@ class Node(msgspec.Struct):
     def _attend(self, now: Millis) -> list[Effect]:
         """With whom to be connected from now on; looked at on the way, like :meth:`_watch`."""
         self.attend_at = Millis(now + ATTEND_MS)
-        wants = tuple(want for job in self.jobs.values() for want in job.attend(now))[:WANTS_MAX]
+        here = self.membership.here
+        wants = tuple(want for job in self.jobs.values() for want in job.attend(here, now))
+        wants = wants[:WANTS_MAX]
         if wants == self.attending:
             return []
         self.attending = wants
@@ -596,9 +598,9 @@ class Node(msgspec.Struct):
             first_seen=now,
         )
         if own:
-            job.publisher = Publisher(Judge(self.me, self.coin))
-            if sealed.manifest.shards > 1:  # not everybody will be connected with this node
-                self.record_at = now
+            many = sealed.manifest.shards > 1  # not everybody will be connected with this node
+            job.publisher = Publisher(Judge(self.me, self.coin), REACH_MS if many else 0)
+            self.record_at = now if many else self.record_at
             self.standing.open(job.id, sealed.manifest.trust.model_class)
             self.ledger.begin(job.id, sealed.manifest)
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
@@ -17,20 +19,27 @@ RETRY_MAX_MS = 30_000
 FETCHES_MAX = 64
 FAILURES_LOST = 2
 WANTED_MAX = 1024
+REACH_MS = 180_000
+REACH_AGAIN_MS = 5_000
+UNREACHED_A_LOOK = 1_024
 WAITS_MS = 3_000
 
 
 class Publisher(msgspec.Struct):
     """Outputs wanted, under way and to be tried again, by digest (equal outputs move once).
 
-    ``stirred``: there may be one to fetch at once; else none is before ``look_at``.
+    ``unreached`` is since when nobody who has an output was connected: in a large network that says
+    nothing for ``reach_ms``, it takes the publisher a while to get round. ``stirred``: there may be
+    one to fetch at once; else none is before ``look_at``.
     """
 
     judge: Judge
+    reach_ms: int = 0
     wanted: dict[Digest, list[int]] = {}
     fetching: dict[Digest, bool] = {}
     retry_at: dict[Digest, Millis] = {}
     failures: dict[Digest, int] = {}
+    unreached: dict[Digest, Millis] = {}
     closing: bool = False
     stirred: bool = True
     look_at: Millis = Millis(0)
@@ -73,11 +82,16 @@ class Publisher(msgspec.Struct):
                 del self.wanted[digest]
                 self.retry_at.pop(digest, None)
                 self.failures.pop(digest, None)
+                self.unreached.pop(digest, None)
                 continue
             sources = tuple(peer for peer in voters if here(peer))
             sources += tuple(peer for peer in keepers(digest, here) if peer not in sources)
             if not sources:
-                self._later(digest, now)
+                since = self.unreached.setdefault(digest, now)
+                if now - since >= self.reach_ms:
+                    self._later(digest, now)
+                else:
+                    self.retry_at[digest] = Millis(now + REACH_AGAIN_MS)
                 continue
             self.fetching[digest] = True
             self.retry_at.pop(digest, None)
@@ -114,6 +128,7 @@ class Publisher(msgspec.Struct):
         self.stirred = True
         self.fetching.pop(digest, None)
         self.failures.pop(digest, None)
+        self.unreached.pop(digest, None)
         self.judge.here[digest] = True
         return self.wanted.pop(digest, [])
 
@@ -131,6 +146,24 @@ class Publisher(msgspec.Struct):
         self.stirred = True
         if self.fetching.pop(digest, None) is not None:
             self._later(digest, now)
+
+    def lacking(
+        self, settlement: Settlement, here: Callable[[PeerId], bool]
+    ) -> dict[int, list[PeerId]]:
+        """By shard, who has outputs that are wanted and of which nobody is connected, those first
+        that have most of them."""
+        found: dict[int, Counter[PeerId]] = {}
+        for digest in islice(self.unreached, UNREACHED_A_LOOK):
+            if digest not in self.wanted or digest in self.fetching:
+                continue
+            voters, _ = self._voters(settlement, digest)
+            if not any(map(here, voters)):
+                shard = settlement.shard(self.wanted[digest][0])
+                found.setdefault(shard, Counter()).update(voters)
+        return {
+            shard: sorted(counted, key=lambda peer: (-counted[peer], peer))
+            for shard, counted in found.items()
+        }
 
     def wants(
         self, settlement: Settlement, turn: int, now: Millis, counts: Callable[[PeerId], bool]

@@ -7,7 +7,7 @@ looks, and what it finds there decides the rest, so that a liar costs it a detou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -229,9 +229,9 @@ class Shards(msgspec.Struct):
 
     # ---- whom to be connected with -----------------------------------------------------------
 
-    def wants(self, job: JobId, undecided: Callable[[int], int]) -> list[Want]:
+    def wants(self, job: JobId, undecided: Callable[[int], int], publisher: PeerId) -> list[Want]:
         """As a volunteer: mates in the shards that it serves, and to be found for those that are
-        done and of which it is a record keeper."""
+        done and of which it is a record keeper; and a place for the publisher when it comes."""
         found = [
             Want(rule.meeting_key(job, shard), rule.MATES_MAX, True, self._here(shard))
             for shard in self.served
@@ -241,11 +241,17 @@ class Shards(msgspec.Struct):
         found.extend(
             Want(rule.meeting_key(job, shard), 0, provide=True) for shard in kept[-KEPT_KNOWN:]
         )
-        return found
+        return [*found, Want(rule.meeting_key(job, 0), 0, False, (publisher,))]
 
-    def visit(self, job: JobId, final: Callable[[int], bool], now: Millis) -> list[Want]:
+    def visit(
+        self,
+        job: JobId,
+        final: Callable[[int], bool],
+        now: Millis,
+        lacking: Mapping[int, Sequence[PeerId]],
+    ) -> list[Want]:
         """As the publisher: a few members of a few shards that are not final, in turn, and first
-        of those of which nobody is here."""
+        of those of which nobody is here; and a few of those that have what it is ``lacking``."""
         if now >= self.visit_at:
             self.visit_at = Millis(now + VISIT_MS)
             turn = [(self.visits + step) % self.count for step in range(self.count)]
@@ -256,7 +262,13 @@ class Shards(msgspec.Struct):
             if left:
                 self.visits = left[min(VISITS, len(left)) - 1] + 1
         return [
-            Want(rule.meeting_key(job, shard), VISITED, False, self._here(shard)[:VISITED])
+            Want(
+                rule.meeting_key(job, shard),
+                VISITED,
+                False,
+                self._here(shard)[:VISITED],
+                tuple(lacking.get(shard, ())[:VISITED]),
+            )
             for shard in self.visited
         ]
 
