@@ -121,11 +121,12 @@ def record(
     network: NetworkId = NETWORK,
     roles: tuple[str, ...] = ("volunteer",),
     capability: Capability = CAPABILITY,
+    sequence: int = 1,
+    issued_ms: int = WALL_MS,
 ) -> VerifiedRecord:
-    """What a peer says of itself for an hour from ``WALL_MS`` on."""
-    body = ms.PeerRecord(
-        network, of, 1, WALL_MS, WALL_MS + 3_600_000, "test", roles, 1, (), capability
-    )
+    """What a peer says of itself for an hour."""
+    times = (sequence, issued_ms, issued_ms + 3_600_000)
+    body = ms.PeerRecord(network, of, *times, "test", roles, 1, (), capability)
     verified: VerifiedRecord = unseal(seal(body))
     return verified
 

@@ -19,6 +19,7 @@ from core_samples import (
     BAD,
     BOB,
     CAROL,
+    DAVE,
     GOOD,
     MALLORY,
     OUTPUT_BYTES,
@@ -30,9 +31,10 @@ from core_samples import (
 
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
-from p2pfleet.core.machines.publisher import FETCHES_MAX
+from p2pfleet.core.machines.publisher import FETCHES_MAX, REACH_MS
 from p2pfleet.core.model.ids import JobId, cid_from_sha256
 from p2pfleet.core.model.job import BlobRef
+from p2pfleet.core.rules.shards import units_of
 from p2pfleet.core.wire import messages as ms
 
 
@@ -216,3 +218,26 @@ def test_moves_that_a_kill_cut_off_are_made_up_for_at_the_next_start(told_before
     )
     assert again.state(0) == "settled"
     assert again.node.standing.moves == bench.node.standing.moves
+
+
+def test_a_publisher_of_many_shards_looks_for_those_who_have_its_outputs() -> None:
+    bench = Bench(PAULA, slots=0)
+    bench.meet(DAVE)
+    job = bench.publish(units=2, shards=2)
+    (unit,) = units_of(bench.node.jobs[job].manifest.salt, 2, 2, 0)
+    frames = Poll(job).closed({who: {unit: GOOD} for who in (BOB, CAROL)})
+    told = bench.hear(*frames, source=DAVE)
+    assert bench.state(unit) == "certified"
+    told += bench.wait(10_000)
+    assert not only(ef.Fetch, told)
+    wants = only(ef.Attend, told)[-1].wants
+    assert {who for want in wants for who in want.whom} == {BOB, CAROL}
+    told += bench.wait(REACH_MS - 15_000)
+    assert not bench.publisher().lost_units(), "not met yet is not lost"
+    bench.wait(30_000)
+    assert bench.publisher().lost_units() == [unit]
+    (fetch,) = only(ef.Fetch, bench.meet(CAROL))
+    assert fetch.sources == (CAROL,)
+    arrived = bench.tell(ev.BlobArrived(job, fetch.ref))
+    assert states(arrived) == [(unit, "settled")]
+    assert not bench.publisher().lost_units()

@@ -176,7 +176,7 @@ def test_whoever_is_done_goes_where_hands_are_lacking_and_looks_elsewhere_in_tim
     first, second, third = desk.order[:3]
     desk.look(0)
     desk.open[first] = 0
-    desk.hear(0, members=dict.fromkeys(range(8), 16) | {third: 4})
+    desk.hear(0, members=dict.fromkeys(range(8), 16) | {third: 4}, open={third: 300})
     assert desk.look(5_000) == (third,)
     desk.open[third] = 0
     assert desk.look(10_000) == (third,)
@@ -228,6 +228,51 @@ def test_a_starving_shard_is_helped_after_a_moment_and_kept_when_it_has_enough()
     assert desk.look(HESITATE_MS + 5 * STEP_MS) == (desk.order[0], alone)
     desk.shards.joined(BOB, alone)
     assert desk.look(DWELL_MS * 9) == (desk.order[0], alone)
+
+
+def test_of_those_who_are_done_no_more_come_than_are_lacking_and_more_with_time() -> None:
+    came = []
+    for number in range(200):
+        shards = Shards(peer(f"volunteer {number}"), SALT, 2, 200, Millis(0), DWELL_MS)
+        shards.home, shards.known[0] = 0, True
+        shards.hear((ShardRow(1, 6, 10, 0),), Millis(0))  # 4 more could begin something
+        around = Around(2, lambda shard: 0, lambda shard: True)
+        came.append([0, 0])
+        for turn, now in enumerate((1, 2 * STEP_MS + 1)):
+            shards.look(around, Millis(now))
+            came[-1][turn] = shards.home
+    at_once, later = (sum(turns) for turns in zip(*came, strict=True))
+    assert 8 <= at_once <= 32
+    assert 40 <= later <= 128
+
+
+def test_a_helper_leaves_a_shard_that_has_enough_without_it() -> None:
+    desk = Desk()
+    alone = desk.order[3]
+    desk.hear(0, members=dict.fromkeys(range(8), 5) | {alone: 1})
+    desk.look(0)
+    desk.look(HESITATE_MS + 5 * STEP_MS)
+    mine = rule.rank(SALT, alone, ALICE)
+    others = [peer(f"mate {number}") for number in range(1_000)]
+    first = [mate for mate in others if rule.rank(SALT, alone, mate) < mine]
+    last = [mate for mate in others if rule.rank(SALT, alone, mate) > mine]
+    for mate in (*last[:5], first[0]):
+        desk.shards.joined(mate, alone)
+    assert desk.look(DWELL_MS * 9) == (desk.order[0], alone), "others may leave"
+    desk.shards.joined(first[1], alone)
+    desk.owing.add(alone)
+    assert desk.look(DWELL_MS * 10) == (desk.order[0], alone)
+    desk.owing.clear()
+    assert desk.look(DWELL_MS * 11) == (desk.order[0],)
+
+
+def test_whom_one_knows_of_a_shard_by_chance_is_not_all_of_it() -> None:
+    desk = Desk()
+    desk.hear(0, members=dict.fromkeys(range(1, 8), 9))
+    for other in range(8):
+        desk.shards.joined(peer(f"by chance {other}"), other)
+    for now in range(0, 2 * UNHEARD_MS, 5_000):
+        assert desk.look(now) == (desk.order[0],)
 
 
 def test_nobody_runs_to_a_shard_of_which_nothing_could_be_heard_yet() -> None:
@@ -283,7 +328,7 @@ def test_summaries_of_many_shards_tell_of_all_in_turn() -> None:
         desk.shards.hear(rows[start : start + 100], Millis(1_000))
     told: Counter[int] = Counter()
     for _ in range(5):
-        summary = desk.shards.tell(SAMPLE.job, lambda shard: 5, 2, Millis(2_000))
+        summary = desk.shards.tell(SAMPLE.job, lambda shard: 5, 2, Millis(SETTLE_IN_MS))
         assert summary is not None
         told.update(row.shard for row in summary.rows)
     assert set(told) == set(range(400))

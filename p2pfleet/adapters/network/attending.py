@@ -1,9 +1,9 @@
 """Being connected with those whom the core asks for, and room for them among the connections.
 
 A want names a key of the DHT, how many of those who provide it are wanted here, and who of those
-that are connected is one of them. Only for what is lacking the DHT is asked, one look-up every half
-second and one provide a second at most, and a key again only after a while: a look-up takes seconds
-and is asked of many nodes.
+that are connected is one of them; and peers that are wanted themselves. Only for what is lacking
+the DHT is asked, one look-up every half second and one provide a second at most, and a key again
+only after a while: a look-up takes seconds and is asked of many nodes.
 
 When all places are taken, whoever is wanted takes the place of somebody who is not; any other
 newcomer does so now and then, if the other one came to this node rather than was dialled by it: so
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import trio
@@ -40,6 +40,10 @@ class Keys(Protocol):
 
     async def find(self, key: bytes) -> dict[PeerId, list[str]]:
         """Who says that it provides a key, and where it listens. Slow."""
+        ...
+
+    async def where(self, peer: PeerId) -> list[str]:
+        """Where a peer listens, as far as the DHT knows. Slow."""
         ...
 
 
@@ -87,7 +91,7 @@ class Attending:
     def attend(self, wants: Sequence[Want]) -> None:
         """From now on these are wanted, and no others."""
         self._wants = tuple(wants)[:WANTS_MAX]
-        keys = {want.key for want in self._wants}
+        keys = {key for want in self._wants for key in (want.key, *want.whom)}
         now = trio.current_time()
         for known in (self._provided, self._looked):
             # What was asked a moment ago is not asked again because it was not wanted in between.
@@ -140,27 +144,40 @@ class Attending:
                     with trio.move_on_at(again):
                         await self._wake.wait()
                     continue
-                self._looked[due.key] = now + self._pause.get(due.key, self._config.attend_again_s)
-                nursery.start_soon(self._look_up, due.key, room)
+                self._looked[due] = now + self._pause.get(due, self._config.attend_again_s)
+                nursery.start_soon(self._look_up, due, room)
                 await trio.sleep(self._config.attend_every_s)
 
-    def _due(self, now: float) -> tuple[Want | None, float]:
-        """Whom to look for now, or when to see again."""
-        again = now + self._config.attend_again_s
+    def _lacking(self) -> Iterator[bytes]:
+        """Keys of which too few are connected, and peers of whom it is not known where they are."""
         for want in self._wants:
-            if len(want.here) >= want.peers:
-                continue
-            at = self._looked.get(want.key, 0.0)
+            for peer in want.whom:
+                if not self._connected(peer) and not self._addresses(peer):
+                    yield peer
+            if len(want.here) < want.peers:
+                yield want.key
+
+    def _due(self, now: float) -> tuple[bytes | None, float]:
+        """What to look up now, or when to see again."""
+        again = now + self._config.attend_again_s
+        for key in self._lacking():
+            at = self._looked.get(key, 0.0)
             if at <= now:
-                return want, now
+                return key, now
             again = min(again, at)
         return None, again
+
+    async def _ask(self, key: bytes) -> dict[PeerId, list[str]]:
+        if any(key in want.whom for want in self._wants):
+            addresses = await self._keys.where(PeerId(key))
+            return {PeerId(key): addresses} if addresses else {}
+        return await self._keys.find(key)
 
     async def _look_up(self, key: bytes, room: trio.CapacityLimiter) -> None:
         async with room:
             self.look_ups += 1
             try:
-                found = await self._keys.find(key)
+                found = await self._ask(key)
             except Exception as error:
                 logger.debug("looking for a shard: %s", describe(error))
                 found = {}
@@ -183,7 +200,15 @@ class Attending:
             lacking = want.peers - len(want.here)
             if lacking > 0 and far:
                 sought.update({p: found[p] for p in random.sample(far, min(lacking, len(far)))})
+            for peer in want.whom:
+                addresses = self._addresses(peer)
+                if addresses and not self._connected(peer):
+                    sought[peer] = addresses
         self._seek(sought)
+
+    def _addresses(self, peer: PeerId) -> list[str]:
+        """Where a peer is, if it was found for anything."""
+        return next((found[peer] for found in self._found.values() if peer in found), [])
 
     async def _provide(self) -> None:
         """Say which keys this node provides, one a second at most."""

@@ -354,6 +354,16 @@ class Rendezvous:
                         nursery.start_soon(self._ask, identity, key, found.__setitem__)
         return found
 
+    async def where(self, peer: PeerId) -> list[str]:
+        """Where a peer listens, as far as the nodes nearest to it know."""
+        found: dict[PeerId, list[str]] = {}
+        with trio.move_on_after(_LOOKUP_S):
+            await self._joined.wait()
+            info = await self._dht.find_peer(library_id(peer))
+            if info is not None:
+                self._tell([info], found.__setitem__)
+        return found.get(peer, [])
+
     async def _near_provide(self, key: bytes) -> None:
         for identity in self._nearest_connected(key):
             with trio.move_on_after(_QUERY_S):

@@ -69,7 +69,8 @@ class Shards(msgspec.Struct):
 
     ``members`` and ``holders`` are by shard who of those that are here serves it, or keeps its
     frames; ``heard`` is what others tell. ``starving`` says since when a shard has too few members,
-    ``recalled`` when the publisher last wanted something of one that was done.
+    ``spare_since`` since when there is nothing left to do at home, ``recalled`` when the publisher
+    last wanted something of one that was done.
     """
 
     me: PeerId
@@ -94,6 +95,7 @@ class Shards(msgspec.Struct):
     order: list[int] = []
     look_at: Millis | None = None
     doubt_at: Millis | None = None
+    spare_since: Millis | None = None
     visited: list[int] = []
     visit_at: Millis = Millis(0)
     visits: int = 0
@@ -199,7 +201,11 @@ class Shards(msgspec.Struct):
     ) -> ShardsSummary | None:
         """What to tell the next peer: of own shards, of starving ones, of the others in turn."""
         for shard in self.known:
-            if (shard in self.served or undecided(shard) == 0) and self.speaks(shard):
+            if shard in self.served:  # who has just come does not know yet who else is there
+                knows = now - self.since.get(shard, now) >= SETTLE_IN_MS
+            else:
+                knows = undecided(shard) == 0
+            if knows and self.speaks(shard):
                 self._speak(shard, undecided(shard), now)
         fresh = [
             shard
@@ -290,7 +296,9 @@ class Shards(msgspec.Struct):
             self.order = rule.preference(self.salt, self.count, self.me)
         before = self.served
         self.leaving = None
-        if self.home is None or self._over(self.home, around, now) or self._crowded(now):
+        over = self.home is not None and self._over(self.home, around, now)
+        self.spare_since = (self.spare_since or now) if over else None
+        if self.home is None or over or self._crowded(now):
             found = self._next(around, now)
             if found is not None and self.home is not None and not around.free(self.home):
                 self.leaving = self.home
@@ -348,7 +356,15 @@ class Shards(msgspec.Struct):
         heard = self.heard.get(shard)
         if heard is None or now - heard.at > HANDS_STALE_MS:
             return False
-        return heard.open * around.need > HANDS_FULL * heard.members
+        lacking = heard.open * around.need // HANDS_FULL - heard.members
+        if lacking <= 0 or self.spare_since is None:
+            return False
+        steps = (now - self.spare_since) // STEP_MS  # not all who are done at once
+        return rule.called(self.salt, shard, self.me, lacking, self._everybody(), steps)
+
+    def _everybody(self) -> int:
+        """How many volunteers the job has, as far as is known."""
+        return max(self.crowd, sum(heard.members for heard in self.heard.values()))
 
     def _next(self, around: Around, now: Millis) -> int | None:
         full: int | None = None
@@ -385,14 +401,15 @@ class Shards(msgspec.Struct):
         heard = self.heard.get(shard)
         if heard is not None and now - heard.at < STALE_MS:
             return max(heard.members, len(self.members.get(shard, ())))
-        known = len(self.members.get(shard, ()))
-        return known if known or now - self.began >= UNHEARD_MS else None
+        if self.members.get(shard):
+            return None  # whom one knows by chance are not all; a few who are all will say so
+        return 0 if now - self.began >= UNHEARD_MS else None
 
     def _starving(self, around: Around, now: Millis) -> dict[int, int]:
         """Shards that have starved for a while and to which this node is called: how many members
         each has, this node not counted."""
         found: dict[int, int] = {}
-        everybody = max(self.crowd, sum(heard.members for heard in self.heard.values()))
+        everybody = self._everybody()
         for shard in range(self.count):
             members = None if shard == self.home else self._members(shard, now)
             if members is not None and shard == self.helped:
@@ -409,6 +426,13 @@ class Shards(msgspec.Struct):
                 found[shard] = members
         return found
 
+    def _dispensable(self, shard: int, need: int) -> bool:
+        """Whether a shard has enough members without this node: those of the lowest ranks stay, so
+        that not all of its helpers leave at once."""
+        mine = rule.rank(self.salt, shard, self.me)
+        mates = self.members.get(shard, ())
+        return sum(rule.rank(self.salt, shard, mate) < mine for mate in mates) >= need
+
     def _help(self, around: Around, now: Millis) -> None:
         held = self.helped
         if held is not None and not around.free(held):
@@ -420,6 +444,9 @@ class Shards(msgspec.Struct):
             return
         over = self._over(held, around, now)
         dwelt = now - self.since.get(held, now) >= self.dwell_ms
+        if dwelt and held not in starving and self._dispensable(held, around.need):
+            self.helped = order[0] if order else None
+            return
         if over or (dwelt and held in starving):
             others = order if over else order[: order.index(held)]
             others = [shard for shard in others if shard != held]

@@ -72,6 +72,17 @@ async def test_a_full_node_makes_room_for_a_newcomer_in_time() -> None:
             assert len(full.peers()) <= 2
 
 
+@trio_test()
+async def test_who_is_wanted_itself_is_found_by_its_name_and_stays() -> None:
+    async with AsyncExitStack() as stack:
+        way = await stack.enter_async_context(node(1, config=FAST))
+        wanted = await stack.enter_async_context(node(2, way.addresses, config=LONELY))
+        seeker = await stack.enter_async_context(node(3, way.addresses, config=LONELY))
+        await until(lambda: way.peer in peers_of(wanted) and way.peer in peers_of(seeker))
+        seeker.attend((Want(KEY, 0, False, whom=(wanted.peer,)),))
+        await until(lambda: wanted.peer in peers_of(seeker))
+
+
 class Dht:
     """Counts what it is asked, and knows two peers."""
 
@@ -85,6 +96,10 @@ class Dht:
     async def find(self, key: bytes) -> dict[PeerId, list[str]]:
         self.asked.append((trio.current_time(), key))
         return {PeerId(bytes([n]) * 32): ["/ip4/127.0.0.1/tcp/1"] for n in (1, 2)}
+
+    async def where(self, peer: PeerId) -> list[str]:
+        self.asked.append((trio.current_time(), peer))
+        return ["/ip4/127.0.0.1/tcp/3"] if peer == THREE else []
 
 
 class Spot(msgspec.Struct, frozen=True):
@@ -141,3 +156,21 @@ async def test_who_is_wanted_is_never_displaced_and_whom_this_node_dialled_only_
     attending.attend((Want(KEY, 2, False, (ONE, THREE)),))
     assert attending.makes_room(THREE, here) == TWO
     assert attending.makes_room(THREE, here[:1]) is None
+    attending.attend((Want(KEY, 1, False, (ONE,), whom=(TWO,)),))
+    assert attending.makes_room(THREE, here) is None, "enough of the key, and the other is wanted"
+
+
+@trio_test()
+async def test_whoever_is_wanted_by_name_is_asked_for_once_and_dialled_where_it_is() -> None:
+    dht, sought = Dht(), list[dict[PeerId, list[str]]]()
+    config = msgspec.structs.replace(FAST, attend_every_s=0.05, attend_again_s=30.0)
+    attending = Attending(config, dht, lambda peer: False, lambda peer: False, sought.append)
+    lost = PeerId(bytes([9]) * 32)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attending.run)
+        attending.attend((Want(KEY, 0, False, whom=(THREE, lost)),))
+        await until(lambda: sought[-1] == {THREE: ["/ip4/127.0.0.1/tcp/3"]} and len(dht.asked) == 2)
+        attending.attend((Want(KEY, 0, False, whom=(THREE, lost)),))
+        await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+    assert [key for _, key in dht.asked] == [THREE, lost]
