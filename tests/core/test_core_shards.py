@@ -167,7 +167,7 @@ def test_a_shard_that_is_done_makes_room_for_the_next_once_nothing_is_owed_there
     assert desk.look(5_000) == (first,)
     desk.owing.clear()
     assert desk.look(10_000) == (first,)  # nothing was heard of the others
-    desk.hear(10_000, members={second: 3})
+    desk.hear(10_000, members={second: 3}, open={second: 90})
     assert desk.look(15_000) == (second,)
 
 
@@ -235,7 +235,7 @@ def test_of_those_who_are_done_no_more_come_than_are_lacking_and_more_with_time(
     for number in range(200):
         shards = Shards(peer(f"volunteer {number}"), SALT, 2, 200, Millis(0), DWELL_MS)
         shards.home, shards.known[0] = 0, True
-        shards.hear((ShardRow(1, 6, 10, 0),), Millis(0))  # 4 more could begin something
+        shards.hear((ShardRow(1, 6, 30, 0),), Millis(0))  # 10 would take a minute
         around = Around(2, lambda shard: 0, lambda shard: True)
         came.append([0, 0])
         for turn, now in enumerate((1, 2 * STEP_MS + 1)):

@@ -15,7 +15,7 @@ from p2pfleet.core.machines.custody import Custody
 from p2pfleet.core.machines.frames import REPLY_FRAMES_MAX, FrameLog
 from p2pfleet.core.machines.publisher import Publisher
 from p2pfleet.core.machines.settlement import Settlement
-from p2pfleet.core.machines.shards import ANSWER_MS, Around, Shards
+from p2pfleet.core.machines.shards import ANSWER_MS, UNIT_MS, Around, Shards
 from p2pfleet.core.machines.sighting import Sighting
 from p2pfleet.core.machines.volunteer import Volunteer
 from p2pfleet.core.model.ids import Digest, JobId, Millis, PeerId
@@ -507,6 +507,7 @@ class Job(msgspec.Struct):
             undecided=settlement.undecided,
             free=lambda shard: shard not in owing,
             idle=volunteer.rescan_at is not None,
+            unit_ms=UNIT_MS if volunteer.mean_ms is None else volunteer.mean_ms,
         )
         joined, left = self.shards.look(near, now)
         wanted = [

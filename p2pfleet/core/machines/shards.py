@@ -8,6 +8,7 @@ looks, and what it finds there decides the rest, so that a liar costs it a detou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 
 import msgspec
 
@@ -32,7 +33,8 @@ VISIT_MS = 10_000
 VISITS = 16
 VISITED = 2
 KEPT_KNOWN = 8
-HANDS_FULL = 2
+ENOUGH_MS = 60_000
+UNIT_MS = 10_000
 HANDS_STALE_MS = 30_000
 ANSWER_MS = 5_000
 SETTLE_IN_MS = 10_000
@@ -52,13 +54,15 @@ class Around(msgspec.Struct, frozen=True):
 
     ``need`` is how many volunteers a unit wants at first; ``undecided`` how many units of a shard
     are open by the frames that are here; ``free`` whether nothing of a shard is claimed or owed any
-    more; ``idle`` whether there was nothing to do when this node last looked for units.
+    more; ``idle`` whether there was nothing to do when this node last looked for units;
+    ``unit_ms`` how long it takes for one.
     """
 
     need: int
     undecided: Callable[[int], int]
     free: Callable[[int], bool]
     idle: bool = True
+    unit_ms: float = UNIT_MS
 
 
 class Shards(msgspec.Struct):
@@ -349,14 +353,15 @@ class Shards(msgspec.Struct):
         return heard is not None and not heard.open
 
     def _lacks_hands(self, shard: int, around: Around, now: Millis) -> bool:
-        """Whether there is more to do in a shard than those who serve it have begun. Who was at
-        home elsewhere has to get all its frames; it looks at unknown ones now and then only."""
+        """Whether those who serve a shard have work for more than a minute. Who was at home
+        elsewhere has to get all its frames; it looks at unknown ones now and then only."""
         if self.home is None or shard in self.recalled or not self._done(self.home, around, now):
             return True
         heard = self.heard.get(shard)
         if heard is None or now - heard.at > HANDS_STALE_MS:
             return False
-        lacking = heard.open * around.need // HANDS_FULL - heard.members
+        enough = ceil(heard.open * around.need * around.unit_ms / ENOUGH_MS)
+        lacking = enough - heard.members
         if lacking <= 0 or self.spare_since is None:
             return False
         steps = (now - self.spare_since) // STEP_MS  # not all who are done at once
