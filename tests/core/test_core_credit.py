@@ -293,7 +293,11 @@ def test_the_publishers_own_execution_confirms_who_is_not_in_the_certificate() -
         MALLORY: {0: "failed audit", 1: "ringer"},
         BOB: {0: "contradicted"},
     }
-    earned = table.credit(table.settle(0, ALICE, BOB), table.settle(1, ALICE))
+    units = (
+        table.settle(0, ALICE, BOB, late=(CAROL, MALLORY)),
+        table.settle(1, ALICE, late=(MALLORY,)),
+    )
+    earned = table.credit(*units)
     assert [(row.unit, row.peer) for row in earned] == sorted(
         [(0, ALICE), (0, CAROL), (1, ALICE), (1, MALLORY)]
     )

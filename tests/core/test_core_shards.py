@@ -16,6 +16,7 @@ from test_core_cluster import check_ledger, finish, torment
 
 from p2pfleet.core.errors import ACCEPT, Reject
 from p2pfleet.core.machines.shards import (
+    CALL_MORE_MS,
     CAUGHT_UP_MS,
     DOUBT_MS,
     DWELL_MS,
@@ -234,11 +235,11 @@ def test_of_those_who_are_done_no_more_come_than_are_lacking_and_more_with_time(
     came = []
     for number in range(200):
         shards = Shards(peer(f"volunteer {number}"), SALT, 2, 200, Millis(0), DWELL_MS)
-        shards.home, shards.known[0] = 0, True
-        shards.hear((ShardRow(1, 6, 30, 0),), Millis(0))  # 10 would take a minute
+        shards.home, shards.known = 0, {0: True, 1: True}
         around = Around(2, lambda shard: 0, lambda shard: True)
         came.append([0, 0])
-        for turn, now in enumerate((1, 2 * STEP_MS + 1)):
+        for turn, now in enumerate((1, 2 * CALL_MORE_MS + 1)):
+            shards.hear((ShardRow(1, 6, 30, 0),), Millis(now))  # 10 would take a minute
             shards.look(around, Millis(now))
             came[-1][turn] = shards.home
     at_once, later = (sum(turns) for turns in zip(*came, strict=True))

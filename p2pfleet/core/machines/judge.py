@@ -97,7 +97,7 @@ class Judge(msgspec.Struct):
     poisoned: bool = False
     moves: list[Move] = []
     stalled_at: Millis = Millis(0)
-    passed: bool = False
+    passed: dict[PeerId, bool] = {}
 
     @property
     def busy(self) -> bool:
@@ -378,7 +378,7 @@ class Judge(msgspec.Struct):
                 self.passes[move.peer] = 0
             elif move.kind in PASSED and move.kind != "confirmed":
                 self.passes[move.peer] = self.passes.get(move.peer, 0) + 1
-                self.passed = True
+                self.passed[move.peer] = True
         return moves, False
 
     def restore(self, moves: tuple[Move, ...]) -> None:
@@ -401,7 +401,8 @@ class Judge(msgspec.Struct):
         units: dict[int, bool] = {}
         found: list[Withdrawn] = []
         for peer in peers:
-            self.pending.pop(peer, None)
+            for number in self.pending.pop(peer, ()):  # the others may be trusted without it
+                self.passed.update((other, True) for other in settlement.units[number].votes)
             for number in settlement.answered.get(peer, {}):
                 unit = settlement.units[number]
                 if unit.final or unit.audit is not None:
@@ -418,8 +419,9 @@ class Judge(msgspec.Struct):
     # ---- settled -----------------------------------------------------------------------------
 
     def _settle(self, settlement: Settlement, number: int) -> list[Effect]:
-        for units in self.pending.values():
-            units.pop(number, None)
+        unit = settlement.units[number]
+        for peer in (*unit.votes, *unit.endorsed):
+            self.pending.get(peer, {}).pop(number, None)
         return [SaveUnits(settlement.job, (settlement.settle(number),))]
 
     def _settle_if_trusted(self, settlement: Settlement, number: int) -> list[Effect]:
@@ -451,8 +453,8 @@ class Judge(msgspec.Struct):
         """Settle what has become trusted by checks that its voters passed since."""
         if not self.passed:
             return []
-        self.passed = False
-        waiting = sorted({n for units in self.pending.values() for n in units})
+        waiting = sorted({n for peer in self.passed for n in self.pending.get(peer, ())})
+        self.passed.clear()
         effects: list[Effect] = []
         for number in waiting:
             effects.extend(self._settle_if_trusted(settlement, number))

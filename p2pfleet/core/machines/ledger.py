@@ -140,7 +140,9 @@ class Dues(msgspec.Struct):
         return [SaveEarnings(self.job, tuple(rows))]
 
     def _unit(self, number: int, unit: Unit, kinds: Kinds) -> list[Earning]:
-        said = {peer: moves[number] for peer, moves in kinds.items() if number in moves}
+        concerned = {**unit.commits, **unit.votes, **unit.endorsed, **unit.failures}
+        moved = {peer: kinds.get(peer, {}) for peer in concerned}
+        said = {peer: moves[number] for peer, moves in moved.items() if number in moves}
         right = [peer for peer, kind in said.items() if kind in CONFIRMED]
         wrong = [peer for peer, kind in said.items() if kind in CAUGHT]
         # A move may have been overtaken by a later one; that bytes were not committed to stays.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import msgspec
@@ -26,22 +26,22 @@ WAITS_MS = 3_000
 
 
 class Publisher(msgspec.Struct):
-    """Outputs wanted, under way and to be tried again, by digest (equal outputs move once).
+    """Outputs wanted, to be looked at now (``ready``), under way, and to be tried again, by digest
+    (equal outputs move once). None is to be tried again before ``look_at``.
 
     ``unreached`` is since when nobody who has an output was connected: in a large network that says
-    nothing for ``reach_ms``, it takes the publisher a while to get round. ``stirred``: there may be
-    one to fetch at once; else none is before ``look_at``.
+    nothing for ``reach_ms``, it takes the publisher a while to get round.
     """
 
     judge: Judge
     reach_ms: int = 0
     wanted: dict[Digest, list[int]] = {}
+    ready: dict[Digest, bool] = {}
     fetching: dict[Digest, bool] = {}
     retry_at: dict[Digest, Millis] = {}
     failures: dict[Digest, int] = {}
     unreached: dict[Digest, Millis] = {}
     closing: bool = False
-    stirred: bool = True
     look_at: Millis = Millis(0)
 
     def certified(self, settlement: Settlement, numbers: list[int]) -> None:
@@ -54,7 +54,7 @@ class Publisher(msgspec.Struct):
             if digest in self.judge.here:
                 continue
             units = self.wanted.setdefault(digest, [])
-            self.stirred = True
+            self.ready[digest] = True
             self.retry_at.pop(digest, None)  # there may be a new voter who has it
             if number not in units:
                 units.append(number)
@@ -69,18 +69,18 @@ class Publisher(msgspec.Struct):
         """Fetch what is wanted and not under way, a bounded number at a time: from those who voted
         for it, then from its ``keepers``."""
         effects: list[Effect] = []
-        if not self.stirred and now < self.look_at:
-            return effects
-        self.stirred = False
-        for digest in list(self.wanted):
+        if self.retry_at and self.look_at <= now:
+            self._again([digest for digest, at in self.retry_at.items() if at <= now])
+            self.look_at = min(self.retry_at.values(), default=now)
+        for digest in list(self.ready):
             if len(self.fetching) >= FETCHES_MAX:
                 break
-            if digest in self.fetching or self.retry_at.get(digest, 0) > now:
+            del self.ready[digest]
+            if digest in self.fetching or digest not in self.wanted:
                 continue
             voters, length = self._voters(settlement, digest)
             if not voters:  # the unit turned to another answer since
                 del self.wanted[digest]
-                self.retry_at.pop(digest, None)
                 self.failures.pop(digest, None)
                 self.unreached.pop(digest, None)
                 continue
@@ -91,14 +91,23 @@ class Publisher(msgspec.Struct):
                 if now - since >= self.reach_ms:
                     self._later(digest, now)
                 else:
-                    self.retry_at[digest] = Millis(now + REACH_AGAIN_MS)
+                    self._retry(digest, Millis(now + REACH_AGAIN_MS))
                 continue
             self.fetching[digest] = True
-            self.retry_at.pop(digest, None)
             ref = BlobRef(cid_from_sha256(digest), 0, length, bytes(digest))
             effects.append(Fetch(settlement.job, ref, sources))
-        self.look_at = min(self.retry_at.values(), default=Millis(now + RETRY_MAX_MS))
         return effects
+
+    def _again(self, digests: Iterable[Digest]) -> None:
+        """Try these again now."""
+        for digest in list(digests):
+            del self.retry_at[digest]
+            self.ready[digest] = True
+
+    def _retry(self, digest: Digest, at: Millis) -> None:
+        self.ready.pop(digest, None)
+        self.look_at = min(self.look_at, at) if self.retry_at else at
+        self.retry_at[digest] = at
 
     def _voters(self, settlement: Settlement, digest: Digest) -> tuple[list[PeerId], int]:
         for number in self.wanted[digest]:
@@ -120,12 +129,11 @@ class Publisher(msgspec.Struct):
     def _later(self, digest: Digest, now: Millis) -> None:
         count = self.failures[digest] = self.failures.get(digest, 0) + 1
         delay = min(RETRY_MAX_MS, RETRY_MS * 2 ** min(count - 1, 8))
-        self.retry_at[digest] = Millis(now + delay)
+        self._retry(digest, Millis(now + delay))
 
     def arrived(self, ref: BlobRef) -> list[int]:
         """An output is durably here; returns the units that wait for it."""
         digest = Digest(ref.sha256)
-        self.stirred = True
         self.fetching.pop(digest, None)
         self.failures.pop(digest, None)
         self.unreached.pop(digest, None)
@@ -135,7 +143,6 @@ class Publisher(msgspec.Struct):
     def lost(self, digest: Digest, numbers: list[int], now: Millis) -> None:
         """An output of these units is gone: get it again, but not at once, for it may be the disk's
         fault."""
-        self.stirred = True
         units = self.wanted.setdefault(digest, [])
         units.extend(number for number in numbers if number not in units)
         self._later(digest, now)
@@ -143,7 +150,6 @@ class Publisher(msgspec.Struct):
     def failed(self, ref: BlobRef, now: Millis) -> None:
         """Nobody delivered it: try again later."""
         digest = Digest(ref.sha256)
-        self.stirred = True
         if self.fetching.pop(digest, None) is not None:
             self._later(digest, now)
 
@@ -202,8 +208,7 @@ class Publisher(msgspec.Struct):
 
     def peer_came(self) -> None:
         """Somebody is here again who may have what is missing: do not wait any longer."""
-        self.retry_at.clear()
-        self.stirred = True
+        self._again(self.retry_at)
 
     def complete(self, settlement: Settlement) -> bool:
         """Whether every unit is settled or failed, and nothing more will be learnt of a peer."""
@@ -214,4 +219,4 @@ class Publisher(msgspec.Struct):
     def deadline(self) -> Millis | None:
         if len(self.fetching) >= FETCHES_MAX:
             return None  # room is made by an arrival or a failure, not by time
-        return min(self.retry_at.values(), default=None)
+        return self.look_at if self.retry_at else None

@@ -34,6 +34,7 @@ VISITS = 16
 VISITED = 2
 KEPT_KNOWN = 8
 ENOUGH_MS = 60_000
+CALL_MORE_MS = 60_000
 UNIT_MS = 10_000
 HANDS_STALE_MS = 30_000
 ANSWER_MS = 5_000
@@ -364,7 +365,7 @@ class Shards(msgspec.Struct):
         lacking = enough - heard.members
         if lacking <= 0 or self.spare_since is None:
             return False
-        steps = (now - self.spare_since) // STEP_MS  # not all who are done at once
+        steps = (now - self.spare_since) // CALL_MORE_MS  # not all who are done at once
         return rule.called(self.salt, shard, self.me, lacking, self._everybody(), steps)
 
     def _everybody(self) -> int:
