@@ -236,7 +236,7 @@ def test_of_those_who_are_done_no_more_come_than_are_lacking_and_more_with_time(
     for number in range(200):
         shards = Shards(peer(f"volunteer {number}"), SALT, 2, 200, Millis(0), DWELL_MS)
         shards.home, shards.known = 0, {0: True, 1: True}
-        around = Around(2, lambda shard: 0, lambda shard: True)
+        around = Around(2, lambda shard: 30 * shard, lambda shard: True)
         came.append([0, 0])
         for turn, now in enumerate((1, 2 * CALL_MORE_MS + 1)):
             shards.hear((ShardRow(1, 6, 30, 0),), Millis(now))  # 10 would take a minute

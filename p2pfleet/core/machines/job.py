@@ -229,6 +229,15 @@ class Job(msgspec.Struct):
             return False
         return not self.custody.may_have(self.settlement, peer, digest)
 
+    def has_of(self, peer: PeerId) -> Callable[[Digest, Sequence[int]], bool]:
+        """Tells whether ``peer`` should have an output of some units, by its votes or its word."""
+        answered, kept = self.settlement.answered.get(peer, {}), self.custody.claimed
+
+        def has(digest: Digest, numbers: Sequence[int]) -> bool:
+            return peer in kept.get(digest, ()) or any(number in answered for number in numbers)
+
+        return has
+
     def volunteers(self) -> int:
         """How many others take part, the publisher not counted."""
         return sum(peer != self.manifest.publisher for peer in self.participants)

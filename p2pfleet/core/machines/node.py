@@ -442,7 +442,7 @@ class Node(msgspec.Struct):
             if job.joined:
                 effects.extend(job.introduce((event.peer,), now))
             if job.publisher is not None:
-                job.publisher.peer_came()
+                job.publisher.peer_came(job.has_of(event.peer))
             elif job.volunteer is not None and job.volunteer.open_at is not None:
                 job.volunteer.open_at = now
             effects.extend(self._advance(job, now))

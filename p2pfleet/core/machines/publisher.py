@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import msgspec
@@ -206,9 +206,10 @@ class Publisher(msgspec.Struct):
             for number in numbers
         ]
 
-    def peer_came(self) -> None:
-        """Somebody is here again who may have what is missing: do not wait any longer."""
-        self._again(self.retry_at)
+    def peer_came(self, has: Callable[[Digest, Sequence[int]], bool]) -> None:
+        """Somebody is here who ``has`` (by the digest and its units) some of what is missing: do
+        not wait any longer for that."""
+        self._again(digest for digest in self.retry_at if has(digest, self.wanted.get(digest, [])))
 
     def complete(self, settlement: Settlement) -> bool:
         """Whether every unit is settled or failed, and nothing more will be learnt of a peer."""
