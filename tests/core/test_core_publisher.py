@@ -79,7 +79,9 @@ def test_an_output_that_nobody_delivers_is_tried_again_later_and_when_a_peer_com
     assert only(ef.Fetch, bench.wait(1_999)) == []
     assert len(only(ef.Fetch, bench.wait(1))) == 1
     bench.tell(ev.BlobFailed(job, fetch.ref, "nobody has it"))
-    assert len(only(ef.Fetch, bench.meet(MALLORY))) == 1
+    bench.tell(ev.PeerDisconnected(BOB))
+    assert len(only(ef.Fetch, bench.meet(MALLORY))) == 0, "it has none"
+    assert len(only(ef.Fetch, bench.meet(BOB))) == 1
 
 
 def test_an_output_whose_voters_are_gone_waits_for_them_without_spinning() -> None:
