@@ -238,7 +238,7 @@ def _summaries() -> Iterable[Case]:
 
 def swarm_keys() -> Iterable[Case]:
     """What a side sends under a swarm key: its nonce, and then each write."""
-    from p2pfleet.adapters.network.swarm_key import GREETING, key_stream
+    from p2pfleet.adapters.network.guard.swarm_key import GREETING, key_stream
     from p2pfleet.core.model.swarm_key import parse_swarm_key, swarm_key_text
 
     for number, writes in enumerate(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from p2pfleet.adapters.network.swarm_key import key_stream
+from p2pfleet.adapters.network.guard.swarm_key import key_stream
 from p2pfleet.core.errors import Accept, Ignore, Verdict
 from p2pfleet.core.machines.roster import Roster
 from p2pfleet.core.model.ids import PeerId

@@ -20,9 +20,9 @@ from libp2p.network.connection import swarm_connection
 from libp2p.transport.tcp import tcp
 
 from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.guard.limits import Buckets, TokenBucket
+from p2pfleet.adapters.network.guard.places import PEERS_A_PLACE, Budget, Places
 from p2pfleet.adapters.network.identity import peer_of
-from p2pfleet.adapters.network.limits import Buckets, TokenBucket
-from p2pfleet.adapters.network.places import PEERS_A_PLACE, Budget, Places
 from p2pfleet.core.errors import Reject, Verdict
 from p2pfleet.core.model.ids import PeerId, short_peer
 

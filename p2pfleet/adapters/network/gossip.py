@@ -25,10 +25,10 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import contain_tasks, describe, refused
+from p2pfleet.adapters.network.guard.limits import TokenBucket
+from p2pfleet.adapters.network.guard.places import Budget, Places
+from p2pfleet.adapters.network.guard.scoring import Score, parameters
 from p2pfleet.adapters.network.identity import peer_of
-from p2pfleet.adapters.network.limits import TokenBucket
-from p2pfleet.adapters.network.places import Budget, Places
-from p2pfleet.adapters.network.scoring import Score, parameters
 from p2pfleet.core.errors import Accept, Forged, Ignore, Reject, Verdict
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.wire.names import MAX_ANNOUNCEMENT_BYTES

@@ -21,7 +21,6 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from p2pfleet.adapters.network import muxer
-from p2pfleet.adapters.network.acquaintances import Acquaintances
 from p2pfleet.adapters.network.addresses import (
     endpoint,
     expand,
@@ -31,11 +30,7 @@ from p2pfleet.adapters.network.addresses import (
     parse_listen,
     usable,
 )
-from p2pfleet.adapters.network.admission import MAX_CONNECTIONS_PER_PEER, Admission, connect_quickly
-from p2pfleet.adapters.network.attending import Attending
-from p2pfleet.adapters.network.bans import Bans
-from p2pfleet.adapters.network.bulk import Blobs
-from p2pfleet.adapters.network.circuit import remote_endpoint
+from p2pfleet.adapters.network.bulk.carriers import Blobs
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import (
     StreamGuard,
@@ -45,17 +40,26 @@ from p2pfleet.adapters.network.containment import (
     describe,
     shielded,
 )
-from p2pfleet.adapters.network.dht import Rendezvous
+from p2pfleet.adapters.network.discovery.acquaintances import Acquaintances
+from p2pfleet.adapters.network.discovery.attending import Attending
+from p2pfleet.adapters.network.discovery.dht import Rendezvous
+from p2pfleet.adapters.network.discovery.lan import Lan
+from p2pfleet.adapters.network.discovery.peers import Dialler
 from p2pfleet.adapters.network.gossip import Announcements
-from p2pfleet.adapters.network.holding import Holding
+from p2pfleet.adapters.network.guard.admission import (
+    MAX_CONNECTIONS_PER_PEER,
+    Admission,
+    connect_quickly,
+)
+from p2pfleet.adapters.network.guard.bans import Bans
+from p2pfleet.adapters.network.guard.holding import Holding
+from p2pfleet.adapters.network.guard.members import Door
+from p2pfleet.adapters.network.guard.places import Budget, Places
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.lan import Lan
-from p2pfleet.adapters.network.members import Door
-from p2pfleet.adapters.network.nat import Nat
-from p2pfleet.adapters.network.peers import Dialler
-from p2pfleet.adapters.network.places import Budget, Places
+from p2pfleet.adapters.network.nat.circuit import remote_endpoint
+from p2pfleet.adapters.network.nat.parts import Nat
+from p2pfleet.adapters.network.nat.whereabouts import local_host, own_interfaces, watch_addresses
 from p2pfleet.adapters.network.sessions import Session, Sessions
-from p2pfleet.adapters.network.whereabouts import local_host, own_interfaces, watch_addresses
 from p2pfleet.core.effects import Want
 from p2pfleet.core.errors import Accept, P2pfleetError, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer

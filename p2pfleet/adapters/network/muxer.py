@@ -22,8 +22,8 @@ from libp2p.stream_muxer.yamux import yamux
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
-from p2pfleet.adapters.network.holding import Holding
-from p2pfleet.adapters.network.limits import TokenBucket
+from p2pfleet.adapters.network.guard.holding import Holding
+from p2pfleet.adapters.network.guard.limits import TokenBucket
 
 logger = logging.getLogger(__name__)
 

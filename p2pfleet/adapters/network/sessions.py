@@ -20,9 +20,9 @@ import trio
 from p2pfleet.adapters.network.addresses import CIRCUIT, is_relayed, with_peer
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import Tasks, describe, refused, reset_quietly
-from p2pfleet.adapters.network.holding import Holding
+from p2pfleet.adapters.network.guard.holding import Holding
+from p2pfleet.adapters.network.guard.places import Budget, Places
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.places import Budget, Places
 from p2pfleet.adapters.network.streams import (
     SendQueue,
     StreamFailed,

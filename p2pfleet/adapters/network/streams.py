@@ -14,7 +14,7 @@ import trio
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 
 from p2pfleet.adapters.network.containment import reset_quietly
-from p2pfleet.adapters.network.places import Purse
+from p2pfleet.adapters.network.guard.places import Purse
 
 logger = logging.getLogger(__name__)
 

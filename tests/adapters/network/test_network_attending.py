@@ -10,7 +10,7 @@ import msgspec
 import trio
 from network_harness import QUICK, meet, node, trio_test, until
 
-from p2pfleet.adapters.network.attending import Attending
+from p2pfleet.adapters.network.discovery.attending import Attending
 from p2pfleet.core.effects import Want
 from p2pfleet.core.model.ids import PeerId
 

@@ -9,10 +9,10 @@ import pytest
 import trio
 from network_harness import QUICK, Book, Shelf, meet, node, part, trio_test, until
 
-from p2pfleet.adapters.network.admission import MAX_PAUSE_S
-from p2pfleet.adapters.network.bans import MAX_BAN_MS, MAX_BANS, Bans
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.limits import address_group
+from p2pfleet.adapters.network.guard.admission import MAX_PAUSE_S
+from p2pfleet.adapters.network.guard.bans import MAX_BAN_MS, MAX_BANS, Bans
+from p2pfleet.adapters.network.guard.limits import address_group
 from p2pfleet.adapters.store import BanFile
 from p2pfleet.core.errors import Forged, P2pfleetError, Proven, Reject
 from p2pfleet.core.model.ids import PeerId, sha256

@@ -10,8 +10,8 @@ import trio
 from network_harness import QUICK, meet, next_of, node, part, trio_test, until
 
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.holding import Holding
-from p2pfleet.adapters.network.places import PEERS_A_PLACE, Budget, Places
+from p2pfleet.adapters.network.guard.holding import Holding
+from p2pfleet.adapters.network.guard.places import PEERS_A_PLACE, Budget, Places
 from p2pfleet.core.errors import Ignore
 from p2pfleet.ports import Announced, PeerGone, Received
 

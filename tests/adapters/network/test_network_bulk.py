@@ -31,16 +31,16 @@ from network_harness import (
     until,
 )
 
-from p2pfleet.adapters.network.blob_answers import encoded
-from p2pfleet.adapters.network.certificate import (
+from p2pfleet.adapters.network.bulk.answers import encoded
+from p2pfleet.adapters.network.bulk.certificate import (
     OwnCertificate,
     bound_peer,
     check,
     dialling_context,
 )
+from p2pfleet.adapters.network.bulk.tickets import OPENING_BYTES, Tickets, opening
+from p2pfleet.adapters.network.bulk.tls_socket import TlsSocket
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong
-from p2pfleet.adapters.network.tickets import OPENING_BYTES, Tickets, opening
-from p2pfleet.adapters.network.tls_socket import TlsSocket
 from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_of
 from p2pfleet.core.wire import codec

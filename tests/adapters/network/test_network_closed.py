@@ -14,15 +14,15 @@ from nacl.secret import SecretBox
 from nacl.signing import SigningKey
 from network_harness import Book, meet, next_of, node, part, seed_of, trio_test, until
 
-from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.members import NO_MEMBER, WRONG_KEY, NotAMember
-from p2pfleet.adapters.network.swarm_key import (
+from p2pfleet.adapters.network.guard.members import NO_MEMBER, WRONG_KEY, NotAMember
+from p2pfleet.adapters.network.guard.swarm_key import (
     GREETING,
     ProtectedConnection,
     WrongKey,
     hsalsa20,
     key_stream,
 )
+from p2pfleet.adapters.network.identity import library_id
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.ports import Connected, Received
 

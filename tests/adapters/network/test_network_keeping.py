@@ -15,7 +15,7 @@ from libp2p.utils.varint import encode_uvarint
 from multiaddr import Multiaddr
 from network_harness import meet, node, seed_of, trio_test, until
 
-from p2pfleet.adapters.network.dht import _MAX_KEYS, _MAX_KEYS_OF_ONE, _MAX_PROVIDERS
+from p2pfleet.adapters.network.discovery.dht import _MAX_KEYS, _MAX_KEYS_OF_ONE, _MAX_PROVIDERS
 from p2pfleet.adapters.network.identity import library_id
 from p2pfleet.adapters.network.streams import open_stream
 from p2pfleet.core.model.ids import PeerId

@@ -6,8 +6,8 @@ import ipaddress
 
 from network_harness import NETWORK, seed_of
 
-from p2pfleet.adapters.network.lan import MAX_ADDRESSES, announced, service_type, texts
-from p2pfleet.adapters.network.whereabouts import on_own_lan, own_interfaces
+from p2pfleet.adapters.network.discovery.lan import MAX_ADDRESSES, announced, service_type, texts
+from p2pfleet.adapters.network.nat.whereabouts import on_own_lan, own_interfaces
 from p2pfleet.core.model.ids import PeerId, peer_text
 
 HERE = frozenset({ipaddress.ip_interface("192.168.7.2/24"), ipaddress.ip_interface("fd00::2/64")})

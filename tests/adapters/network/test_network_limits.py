@@ -14,7 +14,7 @@ from p2pfleet.adapters.network.addresses import (
     parse_listen,
     usable,
 )
-from p2pfleet.adapters.network.limits import TokenBucket, address_group, is_loopback
+from p2pfleet.adapters.network.guard.limits import TokenBucket, address_group, is_loopback
 from p2pfleet.adapters.network.streams import SendQueue
 from p2pfleet.core.model.ids import PeerId, peer_text
 

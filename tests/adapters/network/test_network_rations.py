@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfleet.adapters.network.blob_answers import packed, unpacked
-from p2pfleet.adapters.network.rations import PATIENCE_MS, Rations
+from p2pfleet.adapters.network.bulk.answers import packed, unpacked
+from p2pfleet.adapters.network.bulk.rations import PATIENCE_MS, Rations
 from p2pfleet.core.model.ids import PeerId, cid_of
 
 BLOB = (cid_of(b"model"), 0, 8)

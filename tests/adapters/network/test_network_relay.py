@@ -17,7 +17,8 @@ from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 from multiaddr import Multiaddr
 from network_harness import QUICK, meet, next_of, node, noise, part, trio_test, until
 
-from p2pfleet.adapters.network.circuit import (
+from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.adapters.network.nat.circuit import (
     HOP,
     PUNCH,
     REACH,
@@ -27,8 +28,7 @@ from p2pfleet.adapters.network.circuit import (
     relayed,
     write_message,
 )
-from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.reachability import observed_by
+from p2pfleet.adapters.network.nat.reachability import observed_by
 from p2pfleet.adapters.network.streams import StreamFailed, open_stream
 from p2pfleet.core.errors import Reject
 from p2pfleet.core.model.ids import peer_text

@@ -12,8 +12,8 @@ from network_harness import QUICK, meet, next_of, node, seed_of, trio_test, unti
 from test_network_hostile import attacker
 
 from p2pfleet.adapters.network.gossip import PROTOCOL, next_framed
+from p2pfleet.adapters.network.guard.scoring import GRAYLIST_FROM, PUBLISH_FROM, Score, parameters
 from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.scoring import GRAYLIST_FROM, PUBLISH_FROM, Score, parameters
 from p2pfleet.core.errors import ACCEPT, Ignore, Reject, Verdict
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.ports import Announced

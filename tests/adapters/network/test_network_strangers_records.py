@@ -18,8 +18,8 @@ from libp2p.peer.peerstore import create_signed_peer_record
 from multiaddr import Multiaddr
 from network_harness import QUICK, Book, node, seed_of, trio_test
 
-from p2pfleet.adapters.network import acquaintances, dht
-from p2pfleet.adapters.network.acquaintances import Acquaintances
+from p2pfleet.adapters.network.discovery import acquaintances, dht
+from p2pfleet.adapters.network.discovery.acquaintances import Acquaintances
 from p2pfleet.adapters.network.identity import library_id
 from p2pfleet.core.model.ids import PeerId, peer_text
 

@@ -8,15 +8,15 @@ from typing import Any
 from multiaddr import Multiaddr
 
 from p2pfleet.adapters.network.addresses import is_relayed, on_loopback
-from p2pfleet.adapters.network.admission import Admission
-from p2pfleet.adapters.network.circuit import HOP
-from p2pfleet.adapters.network.circuits import Circuits
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import Tasks
+from p2pfleet.adapters.network.guard.admission import Admission
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.punching import Punching
-from p2pfleet.adapters.network.reachability import Reachability
-from p2pfleet.adapters.network.relay import Relay
+from p2pfleet.adapters.network.nat.circuit import HOP
+from p2pfleet.adapters.network.nat.circuits import Circuits
+from p2pfleet.adapters.network.nat.punching import Punching
+from p2pfleet.adapters.network.nat.reachability import Reachability
+from p2pfleet.adapters.network.nat.relay import Relay
 from p2pfleet.adapters.network.sessions import Sessions
 from p2pfleet.core.model.ids import PeerId
 

@@ -16,10 +16,10 @@ from typing import Final
 
 import trio
 
-from p2pfleet.adapters.network.arriving import Arriving
-from p2pfleet.adapters.network.blob_answers import packed, unpacked
-from p2pfleet.adapters.network.blobs import Carrier, Report
-from p2pfleet.adapters.network.bulk_control import BulkControl
+from p2pfleet.adapters.network.bulk.answers import packed, unpacked
+from p2pfleet.adapters.network.bulk.arriving import Arriving
+from p2pfleet.adapters.network.bulk.control import BulkControl
+from p2pfleet.adapters.network.bulk.over_streams import Carrier, Report
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong
 from p2pfleet.core.errors import Malformed, P2pfleetError, Reject

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from p2pfleet.adapters.network.arriving import Arriving
-from p2pfleet.adapters.network.blob_answers import BlobAnswers
-from p2pfleet.adapters.network.blobs import BlobServer, Report, StreamCarrier
-from p2pfleet.adapters.network.bulk_client import BulkCarrier, Sign
-from p2pfleet.adapters.network.bulk_control import BulkControl, BulkDesk
-from p2pfleet.adapters.network.bulk_server import BulkServer
-from p2pfleet.adapters.network.certificate import OwnCertificate
+from p2pfleet.adapters.network.bulk.answers import BlobAnswers
+from p2pfleet.adapters.network.bulk.arriving import Arriving
+from p2pfleet.adapters.network.bulk.certificate import OwnCertificate
+from p2pfleet.adapters.network.bulk.client import BulkCarrier, Sign
+from p2pfleet.adapters.network.bulk.control import BulkControl, BulkDesk
+from p2pfleet.adapters.network.bulk.fetching import BlobFetcher
+from p2pfleet.adapters.network.bulk.over_streams import BlobServer, Report, StreamCarrier
+from p2pfleet.adapters.network.bulk.server import BulkServer
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import Tasks
-from p2pfleet.adapters.network.fetching import BlobFetcher
 from p2pfleet.adapters.network.identity import library_id
 from p2pfleet.core.model.ids import NetworkId, PeerId
 from p2pfleet.core.wire.names import BLOB_PROTOCOL, BULK_PROTOCOL

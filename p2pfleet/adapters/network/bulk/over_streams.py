@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import trio
 
-from p2pfleet.adapters.network.blob_answers import (
+from p2pfleet.adapters.network.bulk.answers import (
     MAX_HEADER_BYTES,
     MAX_REQUEST_BYTES,
     BlobAnswers,
     encoded,
 )
+from p2pfleet.adapters.network.bulk.tls_socket import SLOWEST_BYTES_PER_S, SLOWEST_S, Sink
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import refused, reset_quietly
 from p2pfleet.adapters.network.identity import library_id, peer_of
@@ -31,7 +32,6 @@ from p2pfleet.adapters.network.streams import (
     read_some,
     write_patiently,
 )
-from p2pfleet.adapters.network.tls_socket import SLOWEST_BYTES_PER_S, SLOWEST_S, Sink
 from p2pfleet.core.errors import Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.wire import codec

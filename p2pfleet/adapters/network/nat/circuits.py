@@ -17,8 +17,11 @@ from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, Status, StopMessage
 
 from p2pfleet.adapters.network.addresses import CIRCUIT, endpoint, parse_dialable, with_peer
-from p2pfleet.adapters.network.admission import Admission
-from p2pfleet.adapters.network.circuit import (
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import describe, refused, reset_quietly
+from p2pfleet.adapters.network.guard.admission import Admission
+from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.adapters.network.nat.circuit import (
     HOP,
     STOP,
     Refused,
@@ -29,9 +32,6 @@ from p2pfleet.adapters.network.circuit import (
     remote_endpoint,
     write_message,
 )
-from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import describe, refused, reset_quietly
-from p2pfleet.adapters.network.identity import library_id, peer_of
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong, open_stream
 from p2pfleet.core.model.ids import PeerId
 

@@ -29,20 +29,20 @@ from p2pfleet.adapters.network.addresses import (
     parse_dialable,
     usable,
 )
-from p2pfleet.adapters.network.admission import Admission
-from p2pfleet.adapters.network.circuit import (
+from p2pfleet.adapters.network.containment import describe, refused, reset_quietly, shielded
+from p2pfleet.adapters.network.guard.admission import Admission
+from p2pfleet.adapters.network.guard.limits import Buckets
+from p2pfleet.adapters.network.identity import library_id, peer_of
+from p2pfleet.adapters.network.nat.circuit import (
     PUNCH,
     Refused,
     read_message,
     relayed,
     write_message,
 )
-from p2pfleet.adapters.network.containment import describe, refused, reset_quietly, shielded
-from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.limits import Buckets
-from p2pfleet.adapters.network.reachability import observed_by
+from p2pfleet.adapters.network.nat.reachability import observed_by
+from p2pfleet.adapters.network.nat.whereabouts import tcp_socket
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong, open_stream
-from p2pfleet.adapters.network.whereabouts import tcp_socket
 from p2pfleet.core.model.ids import PeerId, short_peer
 
 logger = logging.getLogger(__name__)

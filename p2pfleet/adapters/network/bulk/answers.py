@@ -12,11 +12,11 @@ from pathlib import Path
 
 import trio
 
-from p2pfleet.adapters.network.arriving import Arriving
+from p2pfleet.adapters.network.bulk.arriving import Arriving
+from p2pfleet.adapters.network.bulk.rations import Rations
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe
-from p2pfleet.adapters.network.limits import Buckets
-from p2pfleet.adapters.network.rations import Rations
+from p2pfleet.adapters.network.guard.limits import Buckets
 from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, cid_from_sha256
 from p2pfleet.core.wire import codec

@@ -15,22 +15,22 @@ from typing import Any
 import trio
 
 from p2pfleet.adapters.network.addresses import usable
-from p2pfleet.adapters.network.blob_answers import MAX_HEADER_BYTES, encoded
-from p2pfleet.adapters.network.blobs import Carrier, checked_header
-from p2pfleet.adapters.network.bulk_control import BulkControl
-from p2pfleet.adapters.network.certificate import check, dialling_context
-from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import describe
-from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.limits import MAX_TRACKED_PEERS, is_loopback
-from p2pfleet.adapters.network.streams import StreamFailed
-from p2pfleet.adapters.network.tickets import opening
-from p2pfleet.adapters.network.tls_socket import (
+from p2pfleet.adapters.network.bulk.answers import MAX_HEADER_BYTES, encoded
+from p2pfleet.adapters.network.bulk.certificate import check, dialling_context
+from p2pfleet.adapters.network.bulk.control import BulkControl
+from p2pfleet.adapters.network.bulk.over_streams import Carrier, checked_header
+from p2pfleet.adapters.network.bulk.tickets import opening
+from p2pfleet.adapters.network.bulk.tls_socket import (
     SLOWEST_BYTES_PER_S,
     SLOWEST_S,
     Sink,
     TlsSocket,
 )
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import describe
+from p2pfleet.adapters.network.guard.limits import MAX_TRACKED_PEERS, is_loopback
+from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.adapters.network.streams import StreamFailed
 from p2pfleet.core.errors import Malformed
 from p2pfleet.core.model.ids import NetworkId, PeerId, short_peer
 from p2pfleet.core.wire.messages import BlobRequest, NoTicket, Ticket, TicketRequest

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import trio
 
-from p2pfleet.adapters.network.arriving import Arriving
-from p2pfleet.adapters.network.blobs import Carrier, Report
-from p2pfleet.adapters.network.bulk_control import BulkControl
+from p2pfleet.adapters.network.bulk.arriving import Arriving
+from p2pfleet.adapters.network.bulk.control import BulkControl
+from p2pfleet.adapters.network.bulk.doubted import Doubted
+from p2pfleet.adapters.network.bulk.over_streams import Carrier, Report
+from p2pfleet.adapters.network.bulk.pieces import PieceFetch
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import refused
-from p2pfleet.adapters.network.doubted import Doubted
+from p2pfleet.adapters.network.guard.limits import MAX_TRACKED_PEERS
 from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.limits import MAX_TRACKED_PEERS
-from p2pfleet.adapters.network.piece_fetch import PieceFetch
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong
 from p2pfleet.core.errors import Malformed, Reject
 from p2pfleet.core.model.ids import Cid, NetworkId, PeerId, short_peer

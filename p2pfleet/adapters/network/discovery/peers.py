@@ -27,12 +27,12 @@ from p2pfleet.adapters.network.addresses import (
     usable,
     with_peer,
 )
-from p2pfleet.adapters.network.admission import Admission
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe
+from p2pfleet.adapters.network.guard.admission import Admission
 from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.adapters.network.nat.whereabouts import on_own_lan, own_interfaces
 from p2pfleet.adapters.network.sessions import Sessions
-from p2pfleet.adapters.network.whereabouts import on_own_lan, own_interfaces
 from p2pfleet.core.model.ids import PeerId, short_peer
 from p2pfleet.ports import AddressBook, Clock
 

@@ -24,7 +24,7 @@ import trio
 
 from p2pfleet.adapters.network.addresses import parse_dialable
 from p2pfleet.adapters.network.containment import describe, shielded
-from p2pfleet.adapters.network.whereabouts import Interface, on_own_lan, own_interfaces
+from p2pfleet.adapters.network.nat.whereabouts import Interface, on_own_lan, own_interfaces
 from p2pfleet.core.model.ids import NetworkId, PeerId
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,11 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pfleet.adapters.network.addresses import endpoint, is_relayed, usable
-from p2pfleet.adapters.network.circuit import (
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import describe, reset_quietly, shielded
+from p2pfleet.adapters.network.guard.limits import Buckets, TokenBucket, address_group, is_loopback
+from p2pfleet.adapters.network.identity import library_id
+from p2pfleet.adapters.network.nat.circuit import (
     IDENTIFY,
     REACH,
     Refused,
@@ -32,12 +36,8 @@ from p2pfleet.adapters.network.circuit import (
     remote_endpoint,
     write_message,
 )
-from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import describe, reset_quietly, shielded
-from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.limits import Buckets, TokenBucket, address_group, is_loopback
+from p2pfleet.adapters.network.nat.whereabouts import own_interfaces
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong, open_stream
-from p2pfleet.adapters.network.whereabouts import own_interfaces
 from p2pfleet.core.model.ids import PeerId
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ import trio
 
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe
-from p2pfleet.adapters.network.limits import MAX_TRACKED_PEERS, address_group, is_loopback
+from p2pfleet.adapters.network.guard.limits import MAX_TRACKED_PEERS, address_group, is_loopback
 from p2pfleet.core.errors import Forged, Proven, Reject
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.ports import Ban, BanBook, Clock

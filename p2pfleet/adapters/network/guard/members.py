@@ -26,8 +26,8 @@ from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
 
 from p2pfleet.adapters.network.containment import refused
+from p2pfleet.adapters.network.guard.swarm_key import ProtectedConnection
 from p2pfleet.adapters.network.identity import peer_of
-from p2pfleet.adapters.network.swarm_key import ProtectedConnection
 from p2pfleet.ports import MemberGate
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from typing import Any
 
 import trio
 
-from p2pfleet.adapters.network.blob_answers import BlobAnswers, encoded
-from p2pfleet.adapters.network.blobs import Report, answer_on
+from p2pfleet.adapters.network.bulk.answers import BlobAnswers, encoded
+from p2pfleet.adapters.network.bulk.over_streams import Report, answer_on
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import reset_quietly
+from p2pfleet.adapters.network.guard.limits import Buckets
 from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.limits import Buckets
 from p2pfleet.adapters.network.streams import (
     StreamFailed,
     TooLong,

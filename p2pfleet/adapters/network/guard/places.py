@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.limits import Buckets, TokenBucket, address_group, is_loopback
+from p2pfleet.adapters.network.guard.limits import Buckets, TokenBucket, address_group, is_loopback
 
 PEERS_A_PLACE = 4.0
 """How many peers' budgets a place has."""

@@ -14,17 +14,17 @@ from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
 from p2pfleet.adapters.network.addresses import CIRCUIT, is_relayed, parse_dialable
-from p2pfleet.adapters.network.bans import Bans
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused, shielded
-from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.limits import (
+from p2pfleet.adapters.network.guard.bans import Bans
+from p2pfleet.adapters.network.guard.limits import (
     Buckets,
     TokenBucket,
     address_group,
     is_loopback,
 )
-from p2pfleet.adapters.network.members import Door
+from p2pfleet.adapters.network.guard.members import Door
+from p2pfleet.adapters.network.identity import library_id, peer_of
 from p2pfleet.core.model.ids import PeerId
 
 logger = logging.getLogger(__name__)

@@ -14,16 +14,16 @@ from collections import Counter, defaultdict
 
 import trio
 
-from p2pfleet.adapters.network.blob_answers import MAX_REQUEST_BYTES, BlobAnswers, encoded
-from p2pfleet.adapters.network.blobs import Report
-from p2pfleet.adapters.network.certificate import OwnCertificate
+from p2pfleet.adapters.network.bulk.answers import MAX_REQUEST_BYTES, BlobAnswers, encoded
+from p2pfleet.adapters.network.bulk.certificate import OwnCertificate
+from p2pfleet.adapters.network.bulk.over_streams import Report
+from p2pfleet.adapters.network.bulk.tickets import OPENING_BYTES, Tickets
+from p2pfleet.adapters.network.bulk.tls_socket import SLOWEST_BYTES_PER_S, SLOWEST_S, TlsSocket
 from p2pfleet.adapters.network.config import NetworkConfig
 from p2pfleet.adapters.network.containment import describe, refused
+from p2pfleet.adapters.network.guard.limits import address_group, is_loopback
 from p2pfleet.adapters.network.identity import library_id
-from p2pfleet.adapters.network.limits import address_group, is_loopback
 from p2pfleet.adapters.network.streams import StreamFailed, TooLong
-from p2pfleet.adapters.network.tickets import OPENING_BYTES, Tickets
-from p2pfleet.adapters.network.tls_socket import SLOWEST_BYTES_PER_S, SLOWEST_S, TlsSocket
 from p2pfleet.core.errors import Malformed, Reject
 from p2pfleet.core.model.ids import PeerId
 from p2pfleet.core.wire import codec

@@ -18,7 +18,10 @@ import trio
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, Status, StopMessage
 
-from p2pfleet.adapters.network.circuit import (
+from p2pfleet.adapters.network.config import NetworkConfig
+from p2pfleet.adapters.network.containment import describe, refused, reset_quietly
+from p2pfleet.adapters.network.guard.limits import TokenBucket, address_group
+from p2pfleet.adapters.network.nat.circuit import (
     HOP,
     STOP,
     Refused,
@@ -28,9 +31,6 @@ from p2pfleet.adapters.network.circuit import (
     remote_endpoint,
     write_message,
 )
-from p2pfleet.adapters.network.config import NetworkConfig
-from p2pfleet.adapters.network.containment import describe, refused, reset_quietly
-from p2pfleet.adapters.network.limits import TokenBucket, address_group
 from p2pfleet.adapters.network.streams import (
     StreamFailed,
     TooLong,

@@ -37,8 +37,8 @@ from p2pfleet.adapters.network.containment import (
     describe,
     refused,
 )
+from p2pfleet.adapters.network.guard.limits import Buckets
 from p2pfleet.adapters.network.identity import library_id, peer_of
-from p2pfleet.adapters.network.limits import Buckets
 from p2pfleet.core.errors import Malformed, Reject, Verdict
 from p2pfleet.core.model.ids import NetworkId, PeerId
 from p2pfleet.core.rules.jobs_record import NAMESPACE

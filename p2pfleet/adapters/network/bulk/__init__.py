@@ -1,0 +1,1 @@
+"""Blobs: the bulk channel beside libp2p, and streams where that does not reach."""

@@ -1,0 +1,1 @@
+"""Finding others, remembering them, and being connected with whom the core wants."""

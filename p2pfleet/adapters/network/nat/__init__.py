@@ -1,0 +1,1 @@
+"""Routers in between: relays, hole punching, and whether others can dial this node."""
