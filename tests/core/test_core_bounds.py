@@ -22,8 +22,9 @@ from test_core_proofs import two_answers
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Ignore
-from p2pfleet.core.machines import book, job, membership, node
+from p2pfleet.core.machines import book, job, membership
 from p2pfleet.core.machines.frames import AUTHORS_MAX, FrameLog
+from p2pfleet.core.machines.handlers import jobs, trust
 from p2pfleet.core.model.ids import JobId, sha256
 from p2pfleet.core.wire import messages as ms
 
@@ -55,13 +56,13 @@ def test_a_lifted_ban_lets_new_jobs_in_and_a_node_never_refuses_itself() -> None
     assert len(bench.node.jobs) == 2
     bench.tell(ev.PeerRefused(bench.node.me, 10**9))
     assert bench.node.refused == {}
-    for number in range(node.REFUSED_MAX + 5):
+    for number in range(jobs.REFUSED_MAX + 5):
         bench.tell(ev.PeerRefused(peer(f"refused {number}"), 10**9))
-    assert len(bench.node.refused) == node.REFUSED_MAX
+    assert len(bench.node.refused) == jobs.REFUSED_MAX
 
 
 def test_proofs_against_keys_that_nobody_knows_are_few_and_small(monkeypatch) -> None:
-    monkeypatch.setattr(node, "STRANGERS_PROVED_MAX", 3)
+    monkeypatch.setattr(trust, "STRANGERS_PROVED_MAX", 3)
     bench = Bench()
     bench.meet(BOB, CAROL)
     proved = 0
@@ -72,8 +73,8 @@ def test_proofs_against_keys_that_nobody_knows_are_few_and_small(monkeypatch) ->
     assert proved == 3
     _, one, two = two_answers(Voter(CAROL, SAMPLE.job))
     assert only(ef.SaveProof, bench.tell(ev.ProofReceived(BOB, one, two)))
-    monkeypatch.setattr(node, "STRANGERS_PROVED_MAX", 1_000)
-    monkeypatch.setattr(node, "STRANGERS_PROOF_BYTES", 10)
+    monkeypatch.setattr(trust, "STRANGERS_PROVED_MAX", 1_000)
+    monkeypatch.setattr(trust, "STRANGERS_PROOF_BYTES", 10)
     _, one, two = two_answers(Voter(peer("long"), SAMPLE.job))
     (report,) = bench.tell(ev.ProofReceived(BOB, one, two))
     assert isinstance(report.verdict, Ignore)

@@ -325,10 +325,10 @@ def test_inputs_are_had_from_the_publisher_then_from_keepers() -> None:
     bench.hear(Poll(job.job)[DAVE].says(ms.Keep((PACK,))))
     bench.wait(1_100)
     here = bench.node.jobs[job.job]
-    assert bench.node._sources(here) == (PAULA, DAVE, *sorted((BOB, CAROL)))
+    assert bench.node.sources(here) == (PAULA, DAVE, *sorted((BOB, CAROL)))
     bench.tell(ev.PeerDisconnected(PAULA))
     bench.wait(1_100)
-    assert bench.node._sources(here)[0] == DAVE
+    assert bench.node.sources(here)[0] == DAVE
 
 
 # ---- the publisher's record of its jobs ------------------------------------------------------

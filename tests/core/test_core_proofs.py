@@ -38,7 +38,7 @@ from core_samples import (
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ACCEPT, Proven, Reject
-from p2pfleet.core.machines.node import PROOFS_TOLD
+from p2pfleet.core.machines.handlers.peers import PROOFS_TOLD
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, NetworkId, PeerId
 from p2pfleet.core.model.job import Trust

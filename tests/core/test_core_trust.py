@@ -25,7 +25,7 @@ from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.effects import Move, RecordRow
 from p2pfleet.core.errors import Reject
-from p2pfleet.core.machines.node import SNAPSHOT_EVERY_MS
+from p2pfleet.core.machines.handlers.trust import SNAPSHOT_EVERY_MS
 from p2pfleet.core.machines.standing import Standing
 from p2pfleet.core.model.ids import JobId, NetworkId, PeerId
 from p2pfleet.core.model.job import Confidence, Trust
