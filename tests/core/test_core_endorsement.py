@@ -25,9 +25,9 @@ from test_core_cluster import check_ledger, check_records, records
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Reject
+from p2pfleet.core.machines.answers import COMPARE_RETRY_MS
 from p2pfleet.core.machines.settlement import ENDORSED_BY_MS, IN_VAIN_MS
 from p2pfleet.core.machines.units import ATTEMPTS_A_PEER
-from p2pfleet.core.machines.volunteer import COMPARE_RETRY_MS
 from p2pfleet.core.model.comparison import Tolerance
 from p2pfleet.core.model.ids import Digest, PeerId
 from p2pfleet.core.model.job import Confidence, FixedQuorum, Trust

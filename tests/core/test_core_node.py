@@ -112,9 +112,9 @@ def test_the_scenes_have_something_of_everything() -> None:
     volunteer, judge = in_the_midst(), judging().publisher().judge
     mine = volunteer.volunteer()
     assert mine.held
-    assert mine.batches
-    assert mine.making
-    assert mine.opened
+    assert mine.answers.batches
+    assert mine.answers.making
+    assert mine.answers.opened
     assert volunteer.settlement().pending
     assert volunteer.settlement().weights
     assert volunteer.node.proofs

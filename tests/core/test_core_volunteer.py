@@ -268,7 +268,7 @@ def test_a_volunteer_with_more_than_half_its_lease_left_does_not_spin() -> None:
 
 def test_a_unit_that_is_too_slow_for_this_machine_is_left_to_others_after_three_tries() -> None:
     job = Settlement.create(SAMPLE.job, SAMPLE.manifest, Millis(0), judge=False)
-    volunteer = Volunteer(ALICE, slots=1)
+    volunteer = Volunteer.create(ALICE, slots=1)
     volunteer.opened_job(job, Millis(0), ())
     released = []
     for now in range(1, 4):

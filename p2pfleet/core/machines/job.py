@@ -219,7 +219,7 @@ class Job(msgspec.Struct):
         if self.publisher is not None:
             return digest in self.publisher.judge.here or digest in self.publisher.wanted
         volunteer = self.volunteer or self.retired
-        numbers = None if volunteer is None else volunteer.outputs.get(digest)
+        numbers = None if volunteer is None else volunteer.answers.outputs.get(digest)
         if numbers is None and self.custody.withholds(self.manifest, digest):
             numbers = self.custody.outputs.get(digest, [])
         if numbers is None or peer == self.manifest.publisher:

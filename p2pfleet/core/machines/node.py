@@ -295,7 +295,7 @@ class Node(msgspec.Struct):
         if not volunteer.open:
             # What it had committed to before a restart it owes all the same.
             counting = counts(job, self.standing)
-            job.write(volunteer.reveal(job.settlement, now, counting), now)
+            job.write(volunteer.answers.reveal(job.settlement, now, counting), now)
             if self.still or (volunteer.open_at or 0) > now:
                 return []
             if volunteer.opening:

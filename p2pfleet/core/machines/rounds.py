@@ -136,11 +136,12 @@ def volunteer_round(job: Job, around: Around, now: Millis) -> list[Effect]:
         effects.extend(rows(job, settlement.due(now, counting)))
     if settlement.touched:
         job.custody.certified(settlement, settlement.touched)
-    if settlement.touched or volunteer.compare_at:
-        numbers = sorted({*settlement.touched, *volunteer.due(now)})
+    answers = volunteer.answers
+    if settlement.touched or answers.compare_at:
+        numbers = sorted({*settlement.touched, *answers.due(now)})
         settlement.touched.clear()
         if numbers:
-            effects.extend(volunteer.examine(settlement, numbers, now, counting, around.present))
+            effects.extend(answers.examine(settlement, numbers, now, counting, around.present))
     entries, more = volunteer.advance(
         settlement,
         now,

@@ -1,9 +1,8 @@
-"""The volunteer's side of one job: choose units, have them run, commit, reveal, endorse.
+"""The volunteer's side of one job: choose units and have them run.
 
 What it holds under a claim is handed to the runtime at once (which fetches inputs while others
 compute) and comes back as one event a unit. A unit that gets decided meanwhile, or on which others
-with a better rank have claims enough, is released. Answers are committed to together and revealed
-together, by one seed.
+with a better rank have claims enough, is released. What becomes of answers is in ``answers``.
 """
 
 from __future__ import annotations
@@ -14,37 +13,23 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from p2pfleet.core.effects import (
-    CheckCommitments,
-    Compare,
     Effect,
     Execute,
-    MakeCommitments,
-    OpenedCommitment,
     OpenJob,
-    OwnSeed,
-    SaveSeed,
     Withdraw,
 )
-from p2pfleet.core.machines.settlement import ATTEMPT_MAX, Settlement
-from p2pfleet.core.machines.units import ATTEMPTS_A_PEER
-from p2pfleet.core.model.comparison import Tolerance
-from p2pfleet.core.model.ids import Digest, FrameHash, Millis, PeerId, cid_from_sha256
-from p2pfleet.core.model.job import BlobRef
+from p2pfleet.core.machines.answers import Answers, Counts
+from p2pfleet.core.machines.settlement import Settlement
+from p2pfleet.core.model.ids import Digest, FrameHash, Millis, PeerId
 from p2pfleet.core.rules import claims as rule
 from p2pfleet.core.rules import shards
-from p2pfleet.core.rules.commitment import seed_hash
 from p2pfleet.core.wire.messages import (
-    COMMIT_ITEMS_MAX,
-    SEEN_MAX,
     Claim,
     Commit,
-    CommitItem,
-    Endorse,
     Entry,
     Failure,
     Release,
     Reveal,
-    RevealItem,
 )
 
 OPEN_RETRY_MS = 2_000
@@ -53,13 +38,10 @@ RESCAN_MS = 500
 SCAN_UNITS = 4_096
 YOUNG_CLAIM_MS = 1_000
 SLOW_UNIT_MS = 2_000
-COMPARE_RETRY_MS = 3_000
 BARRED_MS = 60_000
 RELEASED_FAULTS = ("wall", "killed", "crash")
 MISHAPS_MAX = 3
 MILLION = 1_000_000
-
-Counts = Callable[[PeerId], bool]
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -70,46 +52,20 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     renew_at: Millis
 
 
-class Batch(msgspec.Struct):
-    """Answers committed to with one seed; ``frame`` and ``index`` say where, once it is written.
-
-    ``looked`` is true once it was seen whether others committed to them all, too.
-    """
-
-    own: OwnSeed
-    frame: FrameHash | None = None
-    index: int = 0
-    reveal_by: Millis = Millis(0)
-    revealed: bool = False
-    looked: bool = False
-    units: frozenset[int] = frozenset()
-
-    @classmethod
-    def of(cls, own: OwnSeed) -> Batch:
-        """Answers that are not written down in a frame yet."""
-        return cls(own, units=frozenset([item.unit for item in own.items]))
-
-
 class Volunteer(msgspec.Struct):
-    """Claims of our own, answers on their way, and how long units take here.
+    """Claims of our own, and how long units take here; ``answers`` are what came of them.
 
-    ``answers`` are own outputs by unit: (digest, length), ``outputs`` units by digest; ``refused``
-    units that this machine leaves to others or has called a failure; ``mishaps`` counts executions
-    that failed for our own sake. ``ready`` waits to be committed to, while ``making`` is under way.
-    ``unwritten`` are seeds of before a restart, by their hashes, of which no frame was found;
-    ``hearsay`` answers that are known only by own frames which others gave back.
-    ``opened`` says of (unit, attempt, peer) whether it is known by now if that commitment held the
-    bytes. ``compared`` says of (unit, digest) whether another's answer is ours too;
-    ``compare_at`` is when a unit is looked at again, to compare or to commit; ``endorsing`` in
-    which attempt another's answer was endorsed last. ``order`` are all units as this
-    volunteer prefers them, ``places`` where each stands in it; ``drawn`` says whether the coin fell
-    on an audit of a unit, and ``eligible_at`` from when on this volunteer may take it, by the trust
+    ``refused`` are units that this machine leaves to others or has called a failure; ``mishaps``
+    counts executions that failed for our own sake. ``order`` are all units as this volunteer
+    prefers them, ``places`` where each stands in it; ``drawn`` says whether the coin fell on an
+    audit of a unit, and ``eligible_at`` from when on this volunteer may take it, by the trust
     snapshot of a number and as a debtor or not: ``eligible_by``. Before ``quiet_until`` no claim
     has to be renewed or lapses.
     """
 
     me: PeerId
     slots: int
+    answers: Answers
     coin: bytes = bytes(32)
     open: bool = False
     opening: bool = False
@@ -121,25 +77,19 @@ class Volunteer(msgspec.Struct):
     served: dict[int, bool] = {}
     held: dict[int, Held] = {}
     quiet_until: Millis = Millis(0)
-    answers: dict[int, tuple[Digest, int]] = {}
-    outputs: dict[Digest, list[int]] = {}
-    hearsay: dict[int, bool] = {}
     refused: dict[int, bool] = {}
     mishaps: dict[int, int] = {}
-    ready: list[RevealItem] = []
-    making: tuple[RevealItem, ...] = ()
-    batches: list[Batch] = []
-    unwritten: dict[bytes, OwnSeed] = {}
-    opened: dict[tuple[int, int, PeerId], bool] = {}
-    compared: dict[tuple[int, Digest], str] = {}
-    endorsing: dict[int, int] = {}
-    compare_at: dict[int, Millis] = {}
     audits: dict[int, bool] = {}
     drawn: dict[int, bool] = {}
     eligible_at: dict[int, Millis] = {}
     eligible_by: tuple[int, bool] = (-1, False)
     rescan_at: Millis | None = None
     mean_ms: float | None = None
+
+    @classmethod
+    def create(cls, me: PeerId, slots: int, coin: bytes = bytes(32)) -> Volunteer:
+        """A volunteer that has not opened the job yet."""
+        return cls(me, slots, Answers(me), coin)
 
     # ---- the job itself ----------------------------------------------------------------------
 
@@ -181,10 +131,7 @@ class Volunteer(msgspec.Struct):
 
     def owing(self, settlement: Settlement) -> dict[int, bool]:
         """Shards in which something is not finished: under a claim, or not revealed."""
-        numbers = list(self.held)
-        numbers += [item.unit for item in (*self.ready, *self.making)]
-        for batch in self.batches:
-            numbers += [item.unit for item in batch.own.items]
+        numbers = [*self.held, *self.answers.owing()]
         return {settlement.shard(number): True for number in numbers}
 
     def _hold(self, number: int, now: Millis, until: Millis, since: Millis | None = None) -> None:
@@ -210,26 +157,6 @@ class Volunteer(msgspec.Struct):
         delay = min(OPEN_RETRY_MAX_MS, OPEN_RETRY_MS * 2 ** min(self.open_failures - 1, 8))
         self.open_at = Millis(now + delay)
 
-    def restore(self, seeds: tuple[OwnSeed, ...]) -> None:
-        """What was committed to before a restart; :meth:`written` finds the frames again."""
-        for own in seeds:
-            self.batches.append(Batch.of(own))
-            for item in own.items:
-                self._answer(item.unit, item.digest, item.length)
-
-    def _answer(self, number: int, digest: Digest, length: int) -> None:
-        self.answers[number] = (digest, length)
-        self.outputs.setdefault(digest, []).append(number)
-
-    def restored(self) -> None:
-        """Every frame is here again: what was never written is run again."""
-        for batch in self.batches:
-            if batch.frame is None:
-                self.unwritten[batch.own.seed_hash] = batch.own
-                for item in batch.own.items:
-                    self.answers.pop(item.unit, None)
-        self.batches = [batch for batch in self.batches if batch.frame is not None]
-
     # ---- units -------------------------------------------------------------------------------
 
     def advance(
@@ -253,12 +180,12 @@ class Volunteer(msgspec.Struct):
         effects: list[Effect] = []
         if self.held:
             entries, effects = self._give_up(settlement, now, counts)
-        if self.batches:
-            entries.extend(self.reveal(settlement, now, counts))
+        if self.answers.batches:
+            entries.extend(self.answers.reveal(settlement, now, counts))
         settlement.stirred.clear()
         settlement.stirred_all = False
-        if self.ready:
-            effects.extend(self._commit(settlement))
+        if self.answers.ready:
+            effects.extend(self.answers.commit(settlement))
         if paused:
             return entries, effects
         if self.held:
@@ -383,7 +310,7 @@ class Volunteer(msgspec.Struct):
 
     def _free(self, number: int) -> bool:
         """Whether nothing of ours stands against a claim on a unit."""
-        if number in self.held or number in self.answers or number in self.refused:
+        if number in self.held or number in self.answers.known or number in self.refused:
             return False
         return number in self.places
 
@@ -457,75 +384,18 @@ class Volunteer(msgspec.Struct):
         """The node leaves the job for now: reveal what is committed to, whoever waits for it."""
         self.open = self.opening = False
         self.open_at = self.rescan_at = None
-        self.ready = [*self.making, *self.ready]
-        self.making = ()
-        written = [batch for batch in self.batches if batch.frame is not None]
-        for batch in written:
-            batch.reveal_by = Millis(0)
-        return self.reveal(settlement, Millis(0), lambda peer: True)
+        return self.answers.leave(settlement)
 
-    # ---- commit and reveal -------------------------------------------------------------------
-
-    def _commit(self, settlement: Settlement) -> list[Effect]:
-        if self.making or not self.ready:
-            return []
-        items = self.ready[:COMMIT_ITEMS_MAX]
-        if settlement.manifest.shards > 1:  # a frame holds commitments of one shard
-            first = settlement.shard(items[0].unit)
-            items = [item for item in items if settlement.shard(item.unit) == first]
-        taken = {id(item) for item in items}
-        self.ready = [item for item in self.ready if id(item) not in taken]
-        # Attempts as of now: somebody may have revealed since the unit was run.
-        self.making = tuple(
-            msgspec.structs.replace(item, attempt=self._attempt(settlement, item.unit))
-            for item in items
-        )
-        return [MakeCommitments(settlement.job, self.making)]
-
-    def committed(
-        self,
-        settlement: Settlement,
-        seed: bytes,
-        items: tuple[RevealItem, ...],
-        commitments: tuple[bytes, ...],
-    ) -> tuple[list[Entry], list[Effect]]:
-        """The commitments are made: keep the seed, tell the others."""
-        if not set(items) <= set(self.making):
-            return [], []  # asked for before the job was left; it is asked for again
-        self.making = ()
-        if not items:
-            return [], []
-        own = OwnSeed(seed_hash(seed), seed, items)
-        self.batches.append(Batch.of(own))
-        entry = Commit(
-            own.seed_hash,
-            tuple(
-                CommitItem(item.unit, item.attempt, commitment)
-                for item, commitment in zip(items, commitments, strict=True)
-            ),
-        )
-        return [entry], [SaveSeed(settlement.job, own)]
+    # ---- own frames --------------------------------------------------------------------------
 
     def written(
         self, settlement: Settlement, frame: FrameHash, entries: tuple[Entry, ...], now: Millis
     ) -> None:
-        """A frame of our own is signed: where our commitments stand, and what is revealed."""
-        for index, entry in enumerate(entries):
-            if isinstance(entry, Commit):
-                if self.rescan_at is not None and self.rescan_at <= now + RESCAN_MS:
-                    self.rescan_at = None  # there is room for more claims now
-                lost = self.unwritten.pop(entry.seed_hash, None)
-                if lost is not None:  # it had been written, before a backup was put back
-                    self.batches.append(Batch.of(lost))
-                    for item in lost.items:
-                        if item.unit not in self.answers:
-                            self._answer(item.unit, item.digest, item.length)
-                for batch in self.batches:
-                    if batch.own.seed_hash == entry.seed_hash:
-                        batch.frame, batch.index = frame, index
-                        batch.reveal_by = Millis(now + settlement.manifest.trust.window_ms)
-            elif isinstance(entry, Reveal):
-                self.batches = [b for b in self.batches if b.own.seed != entry.seed]
+        """A frame of our own is signed: there is room for more claims if it commits to answers."""
+        soon = self.rescan_at is not None and self.rescan_at <= now + RESCAN_MS
+        if soon and any(isinstance(entry, Commit) for entry in entries):
+            self.rescan_at = None
+        self.answers.written(settlement, frame, entries, now)
 
     def taken_back(
         self, settlement: Settlement, entries: tuple[Entry, ...]
@@ -542,11 +412,7 @@ class Volunteer(msgspec.Struct):
                 case Reveal(items=items):
                     for item in items:
                         done[item.unit] = True
-                        if item.unit not in self.answers:
-                            self._answer(item.unit, item.digest, item.length)
-                            self.hearsay[item.unit] = True
-                        # To commit to it once more would say nothing new.
-                        self.ready = [each for each in self.ready if each.unit != item.unit]
+                        self.answers.heard(item)
                 case Failure(unit=unit):
                     done[unit] = self.refused[unit] = True
                 case _:
@@ -560,221 +426,9 @@ class Volunteer(msgspec.Struct):
         return [Release(given)], [Withdraw(settlement.job, given, kill=True)]
 
     def wanted(self, settlement: Settlement, numbers: Sequence[int]) -> None:
-        """The publisher wants more of these units, and so has not got the outputs of those that are
-        certified: what was only said here, in a life of which the outputs are lost, is run again.
-        """
+        """The publisher wants more of these units."""
         self.rescan_at = None
-        for number in numbers:
-            unit = settlement.units.get(number)
-            if number in self.hearsay and unit is not None and unit.state == "certified":
-                del self.hearsay[number]
-                self.answers.pop(number, None)
-
-    def _say_anew(self, settlement: Settlement, number: int, now: Millis) -> None:
-        """Commit once more to an answer that is here, where our last commitment is one whose seed
-        is lost; not before the rest of what we have forgotten may be here, its reveal above all.
-        """
-        unit = settlement.units[number]
-        owed = unit.waiting(self.me)
-        if owed is None or len(unit.commits[self.me]) >= ATTEMPTS_A_PEER:
-            return
-        if self._committing(number) or any(batch.frame == owed.frame for batch in self.batches):
-            return
-        at = Millis(owed.seen + settlement.manifest.trust.window_ms)
-        if at > now:
-            self.compare_at.setdefault(number, at)
-        else:
-            self.ready.append(RevealItem(number, unit.attempt, *self.answers[number]))
-
-    def _attempt(self, settlement: Settlement, number: int) -> int:
-        """Which attempt a commitment belongs to now: the first from the current one on which has
-        none of ours, of which the others would count the first alone, and in which nobody has
-        revealed anything (an attempt whose authors all lost their seeds stays current for ever)."""
-        unit = settlement.unit(number)
-        taken = [each.attempt for each in unit.commits.get(self.me, ())]
-        attempt = unit.attempt
-        while attempt < ATTEMPT_MAX and (attempt in taken or attempt in unit.revealed):
-            attempt += 1
-        return attempt
-
-    def reveal(self, settlement: Settlement, now: Millis, counts: Counts) -> list[Entry]:
-        """Reveal what enough others have committed to, or what waited long enough for them."""
-        entries: list[Entry] = []
-        for batch in self.batches:
-            if batch.frame is None or batch.revealed:
-                continue
-            waits = batch.reveal_by > now
-            known = batch.looked and not settlement.stirred_all
-            if waits and known and batch.units.isdisjoint(settlement.stirred):
-                continue
-            batch.looked = True
-            if waits and not all(
-                item.attempt in settlement.unit(item.unit).revealed
-                or settlement.enough(item.unit, item.attempt, counts)
-                for item in batch.own.items
-            ):
-                continue
-            batch.revealed = True
-            seen: dict[FrameHash, int] = {}
-            for item in batch.own.items:
-                for peer, commits in settlement.unit(item.unit).commits.items():
-                    for each in commits:
-                        if each.attempt == item.attempt and counts(peer):
-                            seen[each.frame] = settlement.checks(peer)
-            # Where there are too many of them, those that weigh most.
-            best = sorted(seen, key=lambda frame: (-seen[frame], frame))[:SEEN_MAX]
-            entries.append(
-                Reveal(
-                    batch.frame,
-                    batch.index,
-                    batch.own.seed,
-                    batch.own.items,
-                    tuple(sorted(best)),
-                )
-            )
-        return entries
-
-    def due(self, now: Millis) -> list[int]:
-        """Units with which a comparison is to be tried again."""
-        if not self.compare_at:
-            return []
-        ready = [number for number, at in self.compare_at.items() if at <= now]
-        for number in ready:
-            del self.compare_at[number]
-        return ready
-
-    # ---- what others revealed ----------------------------------------------------------------
-
-    def examine(
-        self,
-        settlement: Settlement,
-        numbers: list[int],
-        now: Millis,
-        counts: Counts,
-        present: Callable[[PeerId], bool],
-    ) -> list[Effect]:
-        """Look at units where something changed: open commitments to the same bytes, compare
-        others' answers with ours, and commit again where our vote came too late to count."""
-        effects: list[Effect] = []
-        by_digest: dict[Digest, list[OpenedCommitment]] = {}
-        for number in numbers:
-            answer = self.answers.get(number)
-            unit = settlement.units.get(number)
-            if answer is None or unit is None:
-                continue
-            for peer in sorted(unit.votes):
-                for vote in unit.votes[peer]:
-                    key = (number, vote.attempt, peer)
-                    if vote.digest == answer[0] and peer != self.me and key not in self.opened:
-                        self.opened[key] = False
-                        by_digest.setdefault(vote.digest, []).append(
-                            OpenedCommitment(number, vote.attempt, peer, vote.seed, vote.commitment)
-                        )
-            # What is certified here need not be for the publisher, who counts fewer peers.
-            if unit.state not in ("open", "contested") and unit.asked <= unit.replicas:
-                continue
-            mine = unit.last_vote(self.me)
-            if mine is None:
-                self._say_anew(settlement, number, now)
-                continue
-            if self._left_out(settlement, number, now, counts):
-                self.ready.append(RevealItem(number, unit.attempt, *answer))
-            effects.extend(self._compare(settlement, number, now, present))
-        for digest, items in by_digest.items():
-            effects.append(CheckCommitments(settlement.job, digest, tuple(items)))
-        return effects
-
-    def _left_out(self, settlement: Settlement, number: int, now: Millis, counts: Counts) -> bool:
-        """Whether our vote does not count together with those of the others who agree."""
-        unit = settlement.units[number]
-        mine = unit.votes[self.me]
-        if self._attempt(settlement, number) in unit.revealed:  # there is none left
-            return False
-        if unit.waiting(self.me) is not None:
-            return False
-        if len(unit.commits[self.me]) >= ATTEMPTS_A_PEER or self._committing(number):
-            return False
-        supported = []
-        # Who had not the bytes leaves nobody out.
-        if not any(
-            peer != self.me
-            and vote.digest == mine[-1].digest
-            and not self.opened.get((number, vote.attempt, peer), False)
-            for peer, votes in unit.votes.items()
-            for vote in votes
-        ):
-            supported.append(mine[-1].digest)
-        supported.extend(
-            each.digest for each in unit.endorsed.get(self.me, ()) if each.own == mine[-1].ref
-        )
-        return any(
-            settlement.supporters(number, digest, now, counts) != [self.me]
-            and not settlement.counts_for(number, self.me, digest, now, counts)
-            # What most agree on may not lead, just because they could not count together yet.
-            and (unit.leading == digest or settlement.would_hold(number, digest, now, counts))
-            for digest in supported
-        )
-
-    def _committing(self, number: int) -> bool:
-        """Whether a commitment to our answer is on its way to the others."""
-        unwritten = [batch.own.items for batch in self.batches if batch.frame is None]
-        on_their_way = (self.ready, self.making, *unwritten)
-        return any(item.unit == number for items in on_their_way if items for item in items)
-
-    def _compare(
-        self,
-        settlement: Settlement,
-        number: int,
-        now: Millis,
-        present: Callable[[PeerId], bool],
-    ) -> list[Effect]:
-        unit = settlement.units[number]
-        digest, mine = unit.leading, self.answers[number][0]
-        soft = isinstance(settlement.manifest.comparison, Tolerance)
-        if not soft or digest is None or digest == mine:
-            return []
-        earlier = unit.endorsed.get(self.me, ())
-        if len(earlier) >= ATTEMPTS_A_PEER or any(e.attempt >= unit.attempt for e in earlier):
-            return []
-        # Who committed again because its vote was left out endorses again, with the new one.
-        latest = unit.last_vote(self.me)
-        theirs = [each for each in earlier if each.digest == digest]
-        if any(latest is not None and each.own == latest.ref for each in theirs):
-            return []
-        known = self.compared.get((number, digest))
-        again = theirs and known == "same"
-        if (known is not None and not again) or number in self.compare_at:
-            return []
-        holders = unit.holders(digest)
-        sources = tuple(peer for peer, _ in holders if present(peer))
-        if not sources:
-            self.compare_at[number] = Millis(now + COMPARE_RETRY_MS)
-            return []
-        self.compared[number, digest] = "under way"
-        ref = BlobRef(cid_from_sha256(digest), 0, holders[0][1], bytes(digest))
-        return [Compare(settlement.job, number, ref, mine, sources)]
-
-    def compared_unit(
-        self, settlement: Settlement, number: int, digest: Digest, verdict: str, now: Millis
-    ) -> list[Entry]:
-        """Another's answer was compared with ours: endorse it if it is the same."""
-        if verdict == "unavailable":
-            self.compared.pop((number, digest), None)
-            self.compare_at[number] = Millis(now + COMPARE_RETRY_MS)
-            return []
-        self.compared[number, digest] = verdict
-        unit = settlement.unit(number)
-        mine = unit.last_vote(self.me)
-        attempt = unit.attempt
-        if verdict != "same" or mine is None or mine.digest == digest:
-            return []
-        if any(each.attempt >= attempt for each in unit.endorsed.get(self.me, ())):
-            return []
-        # Two endorsements in one attempt would prove a fault; the first may not be signed yet.
-        if self.endorsing.get(number, -1) >= attempt:
-            return []
-        self.endorsing[number] = attempt
-        return [Endorse(number, attempt, mine.ref, digest)]
+        self.answers.wanted(settlement, numbers)
 
     # ---- what came of an execution -----------------------------------------------------------
 
@@ -785,10 +439,9 @@ class Volunteer(msgspec.Struct):
         self.held.pop(number, None)
         before = float(wall_ms) if self.mean_ms is None else self.mean_ms
         self.mean_ms = 0.8 * before + 0.2 * wall_ms
-        if number in self.answers or settlement.unit(number).final:
+        if number in self.answers.known or settlement.unit(number).final:
             return
-        self._answer(number, digest, length)
-        self.ready.append(RevealItem(number, 0, digest, length))
+        self.answers.add(number, digest, length)
 
     def faulted_unit(
         self, settlement: Settlement, number: int, kind: str, reason: str, now: Millis
@@ -808,7 +461,7 @@ class Volunteer(msgspec.Struct):
             self.rescan_at = Millis(now + OPEN_RETRY_MS)  # others first: they may do better
             return [Release((number,))] if held is not None else []
         unit = settlement.unit(number)
-        if self.me in unit.failures or number in self.answers or number in self.refused:
+        if self.me in unit.failures or number in self.answers.known or number in self.refused:
             return []
         self.refused[number] = True
         return [Failure(number, unit.attempt, f"{kind}: {reason}"[:200])]
@@ -816,15 +469,14 @@ class Volunteer(msgspec.Struct):
     def unavailable_unit(self, number: int, now: Millis) -> list[Entry]:
         """The input could not be had (or the output is gone): leave the unit to others for now."""
         held = self.held.pop(number, None)
-        self.answers.pop(number, None)
-        if any(item.unit == number for item in self.making):
-            self.making = ()
+        self.answers.lost(number)
         self.rescan_at = Millis(now + OPEN_RETRY_MS)
         return [Release((number,))] if held is not None else []
 
     def deadlines(self, paused: bool) -> list[Millis]:
         """When this side wants to be ticked: at the first of these."""
-        times = list(self.compare_at.values()) if self.open and self.compare_at else []
+        compare_at = self.answers.compare_at
+        times = list(compare_at.values()) if self.open and compare_at else []
         if paused:
             times += [held.until for held in self.held.values()]
         else:
@@ -834,7 +486,5 @@ class Volunteer(msgspec.Struct):
                 times.append(self.open_at)
             if self.open and self.rescan_at is not None:
                 times.append(self.rescan_at)
-        for batch in self.batches:
-            if batch.frame is not None and not batch.revealed:
-                times.append(batch.reveal_by)
+        times += self.answers.reveals()
         return times

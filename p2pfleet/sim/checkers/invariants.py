@@ -93,7 +93,7 @@ class Invariants(Checker):
         if job.manifest.shards > 1 and machine.node is not None and machine.node.restored:
             self._shards(machine, job)
         if job.volunteer is not None:
-            both = sorted(set(job.volunteer.held) & set(job.volunteer.answers))
+            both = sorted(set(job.volunteer.held) & set(job.volunteer.answers.known))
             if both:
                 self.violated(machine.name, "holds a claim on what it answered", job.id, both[0])
 

@@ -24,7 +24,7 @@ def consents(node: Node, job: Job) -> bool:
     if not node.roster.member(job.manifest.publisher):
         job.reason = "its publisher does not belong to this closed network any more"
     if not job.reason and job.volunteer is None:
-        job.volunteer = job.retired or Volunteer(node.me, node.slots, node.coin)
+        job.volunteer = job.retired or Volunteer.create(node.me, node.slots, node.coin)
         job.retired = None
     return not job.reason
 

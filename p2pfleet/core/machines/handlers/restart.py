@@ -43,7 +43,7 @@ def _job_restored(node: Node, event: ev.JobRestored, now: Millis) -> list[Effect
     for receipt in () if event.own else event.receipts:
         node.ledger.keep(receipt.receipt)
     if job.volunteer is not None:
-        job.volunteer.restore(event.seeds)
+        job.volunteer.answers.restore(event.seeds)
     if job.publisher is not None:
         job.publisher.judge.moves = list(event.moves)
         for each in event.withdrawn:
@@ -86,7 +86,7 @@ def _restore_finished(node: Node, event: ev.RestoreFinished, now: Millis) -> lis
             if peer != node.me and peer not in node.membership.connected:
                 job.settlement.leases.vanished(peer, Millis(now + HEARSAY_MS))
         if job.volunteer is not None:
-            job.volunteer.restored()
+            job.volunteer.answers.restored()
         if job.publisher is not None:
             judge = job.publisher.judge
             moves, judge.moves = tuple(judge.moves), []

@@ -51,7 +51,7 @@ def _commitments_made(node: Node, event: ev.CommitmentsMade, now: Millis) -> lis
     job = node.jobs.get(event.job)
     if job is None or job.volunteer is None:
         return []
-    entries, effects = job.volunteer.committed(
+    entries, effects = job.volunteer.answers.committed(
         job.settlement, event.seed, event.items, event.commitments
     )
     job.write(entries, now)
@@ -74,7 +74,7 @@ def _checked(node: Node, event: ev.CommitmentsChecked, now: Millis) -> list[Effe
         for number, attempt, peer in event.bad:
             job.settlement.unit(number).opened[peer, attempt] = False
         if job.volunteer is not None:
-            job.volunteer.opened.update((key, True) for key in (*event.good, *event.bad))
+            job.volunteer.answers.opened.update((key, True) for key in (*event.good, *event.bad))
     bad = sorted({number for number, _, _ in event.bad})
     outcome = job.settlement.again(bad, now, counts(job, node.standing))
     job.settlement.touched.update((number, True) for number in numbers)
@@ -89,7 +89,7 @@ def _compared(node: Node, event: ev.Compared, now: Millis) -> list[Effect]:
     if job.publisher is not None:
         job.publisher.judge.compared(event.unit, event.candidate, event.verdict)
     elif job.volunteer is not None:
-        entries = job.volunteer.compared_unit(
+        entries = job.volunteer.answers.compared_with(
             job.settlement, event.unit, event.candidate, event.verdict, now
         )
         job.write(entries, now)
