@@ -37,7 +37,7 @@ from p2pfleet.core.wire.messages import Manifest
 from p2pfleet.core.wire.tensors import decode_bundle, encode_bundle
 from p2pfleet.core.wire.verified import VerifiedAdmission, VerifiedManifest
 from p2pfleet.publishing import SubmitRequest, prepare
-from p2pfleet.running import SUBMITTED, RunningNode
+from p2pfleet.running import RunningNode
 from p2pfleet.runtime.clock import SystemClock, watch_clock
 from p2pfleet.runtime.closed import ADMISSION_FILE, opened_pages, read_admission
 from p2pfleet.runtime.disk import DiskWatch
@@ -52,6 +52,7 @@ from p2pfleet.runtime.restoration import restore
 from p2pfleet.runtime.signing import Signer, open_sealed
 from p2pfleet.runtime.unit_run import run_unit
 from p2pfleet.runtime.workshop import Workshop, checked_table
+from p2pfleet.submitting import SUBMITTED
 
 STOP_S = 1.5
 M_ARENA_MAX = -8  # malloc.h

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +18,15 @@ from p2pfleet import __version__
 from p2pfleet.adapters.control.server import Method
 from p2pfleet.adapters.network import OpenNetwork
 from p2pfleet.adapters.store import FilePacks, SqliteStore
-from p2pfleet.adapters.store.durable_file import replace_file
 from p2pfleet.config.network_file import NETWORK_FILE, load_network
 from p2pfleet.config.node_file import NodeConfig
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import ExitCode, Malformed, P2pfleetError
 from p2pfleet.core.machines.job import FAILURES_KEPT, Ended
 from p2pfleet.core.machines.units import Unit
-from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text, sha256
+from p2pfleet.core.model.ids import JobId, Millis, PeerId, parse_peer, peer_text
 from p2pfleet.core.model.job import BlobRef
 from p2pfleet.core.rules.jobs_record import jobs_key
-from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.verified import VerifiedManifest
 from p2pfleet.credit import credit_view, export_receipts
 from p2pfleet.ports import SandboxReport
@@ -39,7 +36,6 @@ from p2pfleet.runtime.clock import SystemClock
 from p2pfleet.runtime.closed import opened_pages
 from p2pfleet.runtime.disk import DiskWatch
 from p2pfleet.runtime.driver import Driver
-from p2pfleet.runtime.inputs import packs_known
 from p2pfleet.runtime.jobs_records import opened_record
 from p2pfleet.runtime.requirements import opened_requirement
 from p2pfleet.runtime.signing import open_sealed
@@ -56,8 +52,8 @@ from p2pfleet.runtime.views import (
     upgrade_reason,
 )
 from p2pfleet.runtime.workshop import Workshop
+from p2pfleet.submitting import Submitter, answer, request_of
 
-SUBMITTED = "submitted"
 CHANGE_DEBOUNCE_S = 0.2
 
 
@@ -88,7 +84,7 @@ class RunningNode:
         self._network = network
         self._sandbox = sandbox
         self._workshop = workshop
-        self._prepare = prepare_job
+        self._submitter = Submitter(config, driver, packs, clock, prepare_job)
         self._run_unit = run_unit
         self._unit_runs = trio.Lock()
         self._clock = clock
@@ -107,66 +103,7 @@ class RunningNode:
         ``drafted`` hears what the checks found, before the job is published. Raises
         :class:`P2pfleetError` for whatever is wrong with it.
         """
-        holder = secrets.token_bytes(16)
-        node = self._driver.node
-        snapshot = node.snapshot_for(request.model_class)
-        try:
-            draft = await self._prepare(
-                request,
-                network=self._config.network.id,
-                publisher=self.peer,
-                wall_ms=self._clock.wall_ms(),
-                pin=partial(self._packs.pin, holder),
-                crowd=lambda: len(node.membership.volunteers()),
-                snapshot=None if snapshot is None else snapshot.hash,
-            )
-            if drafted is not None:
-                drafted(draft)
-            sealed_id = JobId(sha256(encode(draft.manifest)))
-            await trio.to_thread.run_sync(self._packs.pin, sealed_id, list(draft.blobs))
-            await trio.to_thread.run_sync(self._note, sealed_id, request, draft)
-            await self._driver.publish(draft.manifest)
-            if not node.book.knows(sealed_id):
-                raise P2pfleetError(
-                    "The job was not published: its terms are outside what the network allows.",
-                    "Check --quorum, --confidence, --replicas-max and --expires-h (30 days at "
-                    "most).",
-                    ExitCode.USAGE,
-                )
-            if draft.table is not None:
-                await self._driver.submit(
-                    await trio.to_thread.run_sync(
-                        packs_known, sealed_id, draft.manifest, draft.table
-                    )
-                )
-            if draft.ringers:
-                await self._driver.submit(
-                    ev.RingersKnown(sealed_id, draft.ringers_secret, draft.ringers)
-                )
-            return sealed_id
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._packs.unpin, holder)
-
-    def _note(self, job: JobId, request: SubmitRequest, draft: Draft) -> None:
-        """What only the publisher knows of a job, durable before anybody else hears of it: where it
-        came from, what its units are called, and its ringers until it opens them."""
-        folder = self._config.data_dir / SUBMITTED
-        folder.mkdir(mode=0o700, exist_ok=True)
-        note = {
-            "request": msgspec.to_builtins(request),
-            "unit_names": list(draft.names),
-            "ringers": [[ringer.unit, ringer.digest.hex()] for ringer in draft.ringers],
-            "ringers_secret": draft.ringers_secret.hex(),
-        }
-        replace_file(folder / f"{job.hex()}.json", msgspec.json.encode(note))
-
-    def _unit_names(self, job: JobId) -> tuple[str, ...]:
-        try:
-            note = (self._config.data_dir / SUBMITTED / f"{job.hex()}.json").read_bytes()
-            return tuple(msgspec.json.decode(note)["unit_names"])
-        except (OSError, msgspec.DecodeError, KeyError, TypeError):
-            return ()  # names are for people; a job without them is whole
+        return await self._submitter.submit(request, drafted)
 
     def find_job(self, text: str) -> JobId:
         """The job whose id begins with ``text`` (at least 8 digits)."""
@@ -279,7 +216,7 @@ class RunningNode:
             write_results,
             output,
             stored=stored,
-            names=self._unit_names(job),
+            names=self._submitter.unit_names(job),
             view=view,
             network=self._config.network.parameters,
             store=self._store,
@@ -526,22 +463,9 @@ class RunningNode:
             return await self.results(found, Path(_text(params, "output")))
 
         async def submit(params: Mapping[str, Any]) -> Any:
-            try:
-                request = msgspec.convert(params, SubmitRequest)
-            except msgspec.ValidationError as error:
-                raise P2pfleetError(
-                    f"The job cannot be published: {error}.",
-                    "See p2pfleet submit --help.",
-                    ExitCode.USAGE,
-                ) from error
             drafts: list[Draft] = []
-            job = await self.submit(request, drafts.append)
-            return {
-                "job": job.hex(),
-                "warnings": [text for draft in drafts for text in draft.warnings],
-                "notes": [text for draft in drafts for text in draft.notes],
-                "terms": drafts[0].terms(),
-            }
+            job = await self.submit(request_of(params), drafts.append)
+            return answer(job, drafts)
 
         async def unit_run(params: Mapping[str, Any]) -> Any:
             number = params.get("unit")

@@ -92,7 +92,7 @@ def main() -> None:
 
     async def serve(node: RunningNode) -> None:
         unseen: Any = partial(prepare_unseen, packs=node._packs)
-        node._prepare = unseen
+        node._submitter.prepare = unseen
         await trio.sleep_forever()
 
     with_node(config, serve)
