@@ -37,7 +37,7 @@ from p2pfleet.sim.scenario import (
 )
 from p2pfleet.sim.trace import Trace
 
-UNITS_A_NODE = 8
+UNITS_A_NODE = 2
 NEIGHBOURS = 16
 UNIT_MS = (2_000, 6_000)
 LOOK_MS = 1_000
