@@ -41,6 +41,18 @@ ALL = "all"
     help="What a unit costs in networks of these sizes instead, such as 32,128,512.",
 )
 @click.option(
+    "--units",
+    type=click.IntRange(1, 1_000),
+    metavar="N",
+    help="So many units a node with --scale; 2 unless said.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, 3_600),
+    metavar="S",
+    help="Cut each size of --scale off after S simulated seconds.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
@@ -79,7 +91,8 @@ ALL = "all"
 @click.pass_obj
 def sim(
     output: Output, scenario: str | None, table_name: str | None, quick: bool, check: bool,
-    sizes: str | None, seed: int, seeds: int, story: int | None, job: int, traces: Path | None,
+    sizes: str | None, units: int | None, seconds: int | None, seed: int, seeds: int,
+    story: int | None, job: int, traces: Path | None,
 ) -> None:  # fmt: skip
     """Run SCENARIO in the simulator: the core of real nodes in a world made of one seed.
 
@@ -93,8 +106,10 @@ def sim(
         (_cross_check if check else _credibility)(output, seed, quick)
         return
     if sizes is not None:
-        _scale(output, sizes, seed)
+        _scale(output, sizes, seed, units, seconds)
         return
+    if units is not None or seconds is not None:
+        raise click.UsageError("--units and --seconds are about --scale.")
     if scenario is None:
         raise click.UsageError("name a SCENARIO, 'all', --table credibility, or --scale.")
     from p2pfleet.sim.run import simulate
@@ -167,10 +182,18 @@ def _cross_check(output: Output, seed: int, quick: bool) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-def _scale(output: Output, sizes: str, seed: int) -> None:
+def _scale(output: Output, sizes: str, seed: int, units: int | None, seconds: int | None) -> None:
     import msgspec
 
-    from p2pfleet.sim.scale import HEADINGS, NODES_MAX, legend, row, scale
+    from p2pfleet.sim.scale import (
+        END_MS,
+        HEADINGS,
+        NODES_MAX,
+        UNITS_A_NODE,
+        legend,
+        row,
+        scale,
+    )
 
     try:
         wanted = [int(size) for size in sizes.split(",")]
@@ -178,10 +201,13 @@ def _scale(output: Output, sizes: str, seed: int) -> None:
         raise click.UsageError("--scale wants numbers, such as 32,128,512.") from None
     if not all(2 <= size <= NODES_MAX for size in wanted):
         raise click.UsageError(f"--scale wants from 2 to {NODES_MAX} nodes.")
-    found = scale(wanted, seed, output.note)
-    done = all(cost.settled == cost.units for cost in found)
+    units = UNITS_A_NODE if units is None else units
+    end_ms = END_MS if seconds is None else 1_000 * seconds
+    found = scale(wanted, seed, output.note, units, end_ms)
+    done = seconds is not None or all(cost.settled == cost.units for cost in found)
     lines = [*table(HEADINGS, [row(cost) for cost in found]), "", *legend()]
-    document = {"done": done, "seed": seed, "sizes": msgspec.to_builtins(found)}
+    terms = {"seed": seed, "units_a_node": units, "seconds": seconds}
+    document = {"done": done, **terms, "sizes": msgspec.to_builtins(found)}
     output.result(document, lines)
     if not done:
         raise SystemExit(ExitCode.FAILED)

@@ -3,7 +3,8 @@
 Units and shards grow with the network, and nothing goes wrong. What is counted is what cores take
 in and send; processor time is that of the cores alone, as real nodes run them, without sandbox,
 store and cryptography. A network is sparse: a few random neighbours, whom nodes attend to beside
-them, and 50 connections at most.
+them, and 50 connections at most. A job may be cut off after a while: what counts are the units that
+are certified among those who serve their shards.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.model.ids import PeerId
-from p2pfleet.core.rules.shards import CROWD, count_for
+from p2pfleet.core.rules.shards import CROWD, count_for, size_of
 from p2pfleet.core.wire.codec import encode
 from p2pfleet.core.wire.messages import Message, Sealed
 from p2pfleet.sim import signatures
@@ -56,7 +57,8 @@ class Spread(msgspec.Struct, frozen=True):
 class Cost(msgspec.Struct, frozen=True):
     """What one size cost.
 
-    ``..._a_unit`` is what the whole network spent for a unit; ``..._a_node`` is for each unit of a
+    ``decided`` are the units that are certified in their shards, ``settled`` those that the
+    publisher has settled. ``..._a_unit`` is what the whole network spent for a decided unit; ``..._a_node`` is for each unit of a
     shard (there are so many times fewer than nodes) what a volunteer got, or its core's processor
     time; the ``publisher``'s is by units of the job. ``doubled_a_unit`` are frames that were there
     already. ``process_s`` is the processor time of the simulation as a whole.
@@ -65,6 +67,7 @@ class Cost(msgspec.Struct, frozen=True):
     nodes: int
     shards: int
     units: int
+    decided: int
     settled: int
     simulated_s: float
     executions_a_unit: float
@@ -183,8 +186,10 @@ def plan(nodes: int, units_a_node: int = UNITS_A_NODE) -> Scenario:
     )
 
 
-def measure(nodes: int, seed: int, tell: Callable[[str], None], units_a_node: int) -> Cost:
-    """Run the job of one size to its end."""
+def measure(
+    nodes: int, seed: int, tell: Callable[[str], None], units_a_node: int, end_ms: int = END_MS
+) -> Cost:
+    """Run the job of one size to its end, or until ``end_ms``."""
     scenario = plan(nodes, units_a_node)
     meter = Meter(nodes + 1)
     kernel = Kernel(seed)
@@ -206,7 +211,7 @@ def measure(nodes: int, seed: int, tell: Callable[[str], None], units_a_node: in
 
     cluster.begin()
     kernel.at(LOOK_MS, look)
-    kernel.run(END_MS)
+    kernel.run(end_ms)
     return _cost(cluster, meter, time.process_time() - began)
 
 
@@ -218,27 +223,50 @@ def _settled(cluster: Cluster) -> int:
     return 0 if stored is None else sum(row.state == "settled" for row in stored.units.values())
 
 
+def _decided(cluster: Cluster) -> int:
+    """Units that are certified by somebody who serves their shard, or settled."""
+    job = next(iter(cluster.published), None)
+    if job is None:
+        return 0
+    if cluster.over():
+        return cluster.scenario.jobs[0].units
+    least: dict[int, int] = {}
+    for machine in cluster.machines:
+        known = None if machine.node is None else machine.node.jobs.get(job)
+        if known is not None:
+            for shard in known.shards.known:
+                open_ones = known.settlement.undecided(shard)
+                least[shard] = min(open_ones, least.get(shard, open_ones))
+    terms = cluster.scenario.jobs[0]
+    return sum(size_of(terms.units, terms.shards, shard) - n for shard, n in least.items())
+
+
 def _cost(cluster: Cluster, meter: Meter, process_s: float) -> Cost:
     job = cluster.scenario.jobs[0]
     units, nodes = job.units, len(cluster.machines) - 1
-    own = units / job.shards
+    decided = _decided(cluster)
+    own = decided / job.shards
 
     def spread(values: list[int], scale: float) -> Spread:
         mine = values[1:]
         return Spread(
-            round(statistics.median(mine) / own / scale, 1), round(max(mine) / own / scale, 1)
+            round(statistics.median(mine) / max(1, own) / scale, 1),
+            round(max(mine) / max(1, own) / scale, 1),
         )
 
-    def each(total: float, count: int = units) -> float:
-        return round(total / count, 1)
+    def each(total: float, count: int = decided) -> float:
+        return round(total / max(1, count), 1)
 
     return Cost(
         nodes=nodes,
         shards=job.shards,
         units=units,
+        decided=decided,
         settled=_settled(cluster),
         simulated_s=round(cluster.kernel.now / 1000, 1),
-        executions_a_unit=round(sum(m.compute.executed for m in cluster.machines) / units, 2),
+        executions_a_unit=round(
+            sum(m.compute.executed for m in cluster.machines) / max(1, decided), 2
+        ),
         messages_a_unit=each(sum(meter.messages)),
         kib_a_unit=each(sum(meter.octets) / 1024),
         doubled_a_unit=each(meter.doubled),
@@ -256,19 +284,23 @@ def _cost(cluster: Cluster, meter: Meter, process_s: float) -> Cost:
 
 
 def scale(
-    sizes: Sequence[int], seed: int, tell: Callable[[str], None], units_a_node: int = UNITS_A_NODE
+    sizes: Sequence[int],
+    seed: int,
+    tell: Callable[[str], None],
+    units_a_node: int = UNITS_A_NODE,
+    end_ms: int = END_MS,
 ) -> list[Cost]:
     """Measure each size, the smallest first; ``tell`` hears how far it is."""
     found = []
     for nodes in sorted(sizes):
         with uncollected():
-            found.append(measure(nodes, seed, tell, units_a_node))
+            found.append(measure(nodes, seed, tell, units_a_node, end_ms))
             signatures.unseal.cache_clear()
     return found
 
 
 HEADINGS = (
-    "nodes", "shards", "units", "settled", "s", "runs/unit", "msgs/unit", "KiB/unit",
+    "nodes", "shards", "units", "decided", "settled", "s", "runs/unit", "msgs/unit", "KiB/unit",
     "doubled/unit", "events/unit", "msgs/node", "worst", "us/node", "worst", "publ. msgs",
     "publ. us", "conns",
 )  # fmt: skip
@@ -277,7 +309,7 @@ HEADINGS = (
 def row(cost: Cost) -> tuple[Any, ...]:
     """One line of the table under :data:`HEADINGS`."""
     return (
-        cost.nodes, cost.shards, cost.units, cost.settled, round(cost.simulated_s),
+        cost.nodes, cost.shards, cost.units, cost.decided, cost.settled, round(cost.simulated_s),
         cost.executions_a_unit, cost.messages_a_unit, cost.kib_a_unit, cost.doubled_a_unit,
         cost.events_a_unit, cost.messages_a_node.median, cost.messages_a_node.worst,
         round(cost.cpu_us_a_node.median), round(cost.cpu_us_a_node.worst),
@@ -288,7 +320,7 @@ def row(cost: Cost) -> tuple[Any, ...]:
 def legend() -> list[str]:
     """What the columns mean."""
     return [
-        f"One job of {CROWD} volunteers a shard. By unit of the job: executions, messages and KiB "
+        f"One job of {CROWD} volunteers a shard. By decided unit of the job: executions, messages and KiB "
         "in the whole network, frames that were there already, events into cores. By node and unit "
         "of a shard: messages and core microseconds of the median and the worst volunteer. The "
         "publisher's are by unit of the job. conns: most connections of a node.",

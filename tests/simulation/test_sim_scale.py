@@ -41,5 +41,11 @@ def test_the_command_prints_what_each_size_costs(capfd: Any) -> None:
     document = json.loads(capfd.readouterr().out)
     assert document["done"]
     assert [size["nodes"] for size in document["sizes"]] == [4, 8]
+    assert run("sim", "--scale", "4,8", "--seconds", "40", "--units", "40", "--json") == 0
+    for size in json.loads(capfd.readouterr().out)["sizes"]:
+        assert size["simulated_s"] == 40
+        assert 0 < size["decided"] < size["units"] == 40 * size["nodes"]
+        assert 1.9 < size["executions_a_unit"] < 3
+    assert run("sim", "clean", "--seconds", "12") == 2
     assert run("sim", "--scale", "4,many") == 2
     assert run("sim", "--scale", "1") == 2
