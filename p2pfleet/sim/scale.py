@@ -246,6 +246,7 @@ def _cost(cluster: Cluster, meter: Meter, process_s: float) -> Cost:
     units, nodes = job.units, len(cluster.machines) - 1
     decided = _decided(cluster)
     own = decided / job.shards
+    executed = sum(machine.compute.executed for machine in cluster.machines)
 
     def spread(values: list[int], scale: float) -> Spread:
         mine = values[1:]
@@ -264,9 +265,7 @@ def _cost(cluster: Cluster, meter: Meter, process_s: float) -> Cost:
         decided=decided,
         settled=_settled(cluster),
         simulated_s=round(cluster.kernel.now / 1000, 1),
-        executions_a_unit=round(
-            sum(m.compute.executed for m in cluster.machines) / max(1, decided), 2
-        ),
+        executions_a_unit=round(executed / max(1, decided), 2),
         messages_a_unit=each(sum(meter.messages)),
         kib_a_unit=each(sum(meter.octets) / 1024),
         doubled_a_unit=each(meter.doubled),
@@ -320,8 +319,9 @@ def row(cost: Cost) -> tuple[Any, ...]:
 def legend() -> list[str]:
     """What the columns mean."""
     return [
-        f"One job of {CROWD} volunteers a shard. By decided unit of the job: executions, messages and KiB "
-        "in the whole network, frames that were there already, events into cores. By node and unit "
-        "of a shard: messages and core microseconds of the median and the worst volunteer. The "
-        "publisher's are by unit of the job. conns: most connections of a node.",
+        f"One job of {CROWD} volunteers a shard. By unit that is decided in its shard: executions, "
+        "messages and KiB in the whole network, frames that were there already, events into cores. "
+        "By node and decided unit of a shard: messages and core microseconds of the median and the "
+        "worst volunteer. The publisher's are by unit of the job. conns: most connections of a "
+        "node.",
     ]
