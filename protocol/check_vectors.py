@@ -383,7 +383,7 @@ def speaking(case: dict[str, Any]) -> Iterator[Any]:
 
 
 def shards(case: dict[str, Any]) -> Iterator[Any]:
-    salt = case["salt"]
+    salt = case.get("salt", "")
     if "drawn" in case:
         yield parting.drawn(salt).hex(), case["drawn"]
     if case["judged"] == "units":
@@ -410,6 +410,11 @@ def shards(case: dict[str, Any]) -> Iterator[Any]:
         for peer, rank, called in case["peers"]:
             yield parting.rank(salt, case["shard"], peer), rank
             yield parting.called(rank, *given), called
+    elif case["judged"] == "lacking":
+        given = [case[name] for name in ("open", "replicas", "unit_ms", "members")]
+        yield parting.lacking(*given), case["lacking"]
+    elif case["judged"] == "meeting":
+        yield parting.meeting(case["job"], case["shard"]), case["key"]
     else:
         common = [parting.rank(salt, shard, "") for shard, _ in case["members"]]
         yield common, case["common"]

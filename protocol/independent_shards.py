@@ -35,6 +35,16 @@ def called(rank: str, lacking: int, volunteers: int, doublings: int) -> bool:
     return wanted >= volunteers or int(rank[:16], 16) < 2**64 * wanted // volunteers
 
 
+def lacking(open_units: int, replicas: int, unit_ms: int, members: int) -> int:
+    minutes, rest = divmod(open_units * replicas * unit_ms, 60_000)
+    return max(0, minutes + bool(rest) - members)
+
+
+def meeting(job: str, shard: int) -> str:
+    named = b"p2pfleet-meeting-1:" + bytes.fromhex(job) + shard.to_bytes(8, "big")
+    return "1220" + hashlib.sha256(named).hexdigest()
+
+
 def helped_first(salt: str, members: list[list[int]]) -> list[int]:
     """Starving shards, given as (shard, members), in the order in which they are helped."""
     ranked = sorted((-many, rank(salt, shard, ""), shard) for shard, many in members)

@@ -60,8 +60,9 @@ class Cost(msgspec.Struct, frozen=True):
     ``decided`` are the units that are certified in their shards, ``settled`` those that the
     publisher has settled. ``..._a_unit`` is what the whole network spent for a decided unit;
     ``..._a_node`` is for each decided unit of a shard (there are so many times fewer than nodes)
-    what a volunteer got, or its core's processor time; the ``publisher``'s is by units of the job. ``doubled_a_unit`` are frames that were there
-    already. ``process_s`` is the processor time of the simulation as a whole.
+    what a volunteer got, or its core's processor time; the ``publisher``'s is by units of the job.
+    ``doubled_a_unit`` are frames that were there already. ``process_s`` is the processor time of
+    the simulation as a whole.
     """
 
     nodes: int

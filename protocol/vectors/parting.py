@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from samples import BASE
+from samples import BASE, JOB
 
 from p2pfleet.core.model.ids import PeerId, sha256
 from p2pfleet.core.rules import shards as rule
@@ -71,6 +71,24 @@ def shards() -> Iterable[Case]:
                  rule.called(SALT, 3, peer, lacking, volunteers, doublings)]
                 for peer in peers[:6]
             ],
+        }  # fmt: skip
+    for open_units, replicas, unit_ms, members_there in (
+        (0, 2, 10_000, 0),
+        (30, 2, 10_000, 10),
+        (30, 2, 10_001, 10),
+        (30, 2, 10_000, 6),
+        (1_000_000, 8, 86_400_000, 24),
+    ):
+        yield {
+            "about": f"{open_units} open units, {members_there} members", "judged": "lacking",
+            "open": open_units, "replicas": replicas, "unit_ms": unit_ms,
+            "members": members_there,
+            "lacking": rule.lacking(open_units, replicas, unit_ms, members_there),
+        }  # fmt: skip
+    for shard in (0, 1, 4_095):
+        yield {
+            "about": f"where those of shard {shard} meet", "judged": "meeting",
+            "job": JOB.hex(), "shard": shard, "key": rule.meeting_key(JOB, shard).hex(),
         }  # fmt: skip
     members = {0: 0, 1: 1, 2: 0, 3: 1, 4: 1, 5: 0}
     yield {

@@ -478,7 +478,7 @@ def test_claims_follow_from_ranks_and_shares(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases("shards"))
 def test_shards_and_who_serves_them_follow_from_the_salt(case: Case) -> None:
-    salt, shard = bytes.fromhex(case["salt"]), case.get("shard", 0)
+    salt, shard = bytes.fromhex(case.get("salt", "")), case.get("shard", 0)
 
     def peer(text: str) -> PeerId:
         return PeerId(bytes.fromhex(text))
@@ -511,6 +511,12 @@ def test_shards_and_who_serves_them_follow_from_the_salt(case: Case) -> None:
             for text, rank, called in case["peers"]:
                 assert shards.rank(salt, shard, peer(text)).hex() == rank
                 assert shards.called(salt, shard, peer(text), *given) == called
+        case "lacking":
+            work = (case["open"], case["replicas"], case["unit_ms"])
+            assert shards.lacking(*work, case["members"]) == case["lacking"]
+        case "meeting":
+            job = JobId(bytes.fromhex(case["job"]))
+            assert shards.meeting_key(job, shard).hex() == case["key"]
         case "starving":
             common = [shards.common_order(salt, one).hex() for one, _ in case["members"]]
             assert common == case["common"]

@@ -516,7 +516,7 @@ class Job(msgspec.Struct):
             undecided=settlement.undecided,
             free=lambda shard: shard not in owing,
             idle=volunteer.rescan_at is not None,
-            unit_ms=UNIT_MS if volunteer.mean_ms is None else volunteer.mean_ms,
+            unit_ms=UNIT_MS if volunteer.mean_ms is None else round(volunteer.mean_ms),
         )
         joined, left = self.shards.look(near, now)
         wanted = [

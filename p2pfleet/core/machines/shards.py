@@ -8,7 +8,6 @@ looks, and what it finds there decides the rest, so that a liar costs it a detou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
 
 import msgspec
 
@@ -33,7 +32,6 @@ VISIT_MS = 5_000
 VISITS = 16
 VISITED = 2
 KEPT_KNOWN = 8
-ENOUGH_MS = 60_000
 CALL_MORE_MS = 60_000
 UNIT_MS = 10_000
 HANDS_STALE_MS = 30_000
@@ -63,7 +61,7 @@ class Around(msgspec.Struct, frozen=True):
     undecided: Callable[[int], int]
     free: Callable[[int], bool]
     idle: bool = True
-    unit_ms: float = UNIT_MS
+    unit_ms: int = UNIT_MS
 
 
 class Shards(msgspec.Struct):
@@ -361,9 +359,8 @@ class Shards(msgspec.Struct):
         heard = self.heard.get(shard)
         if heard is None or now - heard.at > HANDS_STALE_MS:
             return False
-        enough = ceil(heard.open * around.need * around.unit_ms / ENOUGH_MS)
-        lacking = enough - heard.members
-        if lacking <= 0 or self.spare_since is None:
+        lacking = rule.lacking(heard.open, around.need, around.unit_ms, heard.members)
+        if not lacking or self.spare_since is None:
             return False
         steps = (now - self.spare_since) // CALL_MORE_MS  # not all who are done at once
         return rule.called(self.salt, shard, self.me, lacking, self._everybody(), steps)

@@ -27,6 +27,9 @@ SERVED_MAX = 2
 KEEPERS = 3
 """How many members of a shard speak for it, and keep its frames when it is done."""
 
+ENOUGH_MS = 60_000
+"""Whoever has nothing to do moves only to a shard whose members have work for longer than this."""
+
 HELPERS = 4
 """How many volunteers are called to a starving shard at first, for each that it lacks."""
 
@@ -130,6 +133,13 @@ def called(
         return True
     ticket = int.from_bytes(rank(salt, shard, peer)[:8], "big")
     return ticket < TICKETS * wanted // volunteers
+
+
+def lacking(open_units: int, replicas: int, unit_ms: int, members: int) -> int:
+    """How many volunteers a shard lacks to be done within ``ENOUGH_MS``, if each unit that is open
+    wants so many replicas, and one takes ``unit_ms``; 0 if it lacks none."""
+    work_ms = open_units * replicas * unit_ms
+    return max(0, -(-work_ms // ENOUGH_MS) - members)
 
 
 def most_starving(salt: bytes, members: Mapping[int, int]) -> list[int]:
