@@ -247,6 +247,11 @@ class Custody(msgspec.Struct):
         self.entitled.setdefault(digest, {})[peer] = True  # it may come in pieces
         return True
 
+    def part(self, peer: PeerId, settlement: Settlement) -> None:
+        """``peer`` works elsewhere, in good order, and has whatever it held."""
+        if peer in self.custodians or peer in settlement.answered:
+            self.parted[peer] = True
+
     # ---- a look around -----------------------------------------------------------------------
 
     def idle(self, now: Millis) -> bool:

@@ -263,7 +263,7 @@ class Job(msgspec.Struct):
         self.participants.pop(peer, None)
         self.shared_with = None
         if peer in self.shards.holds and peer not in self.shards.serves:
-            self.custody.parted[peer] = True  # it works elsewhere, and has what it held
+            self.custody.part(peer, self.settlement)
         self.shards.gone(peer)
         self.sighting.left(peer)
         if self.manifest.shards == 1:
