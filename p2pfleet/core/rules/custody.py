@@ -25,7 +25,7 @@ SLOW_BYTES_PER_MS = 256
 _RANK = b"p2pfleet-custody-1:"
 
 
-@lru_cache(maxsize=8_192)
+@lru_cache(maxsize=4_096)
 def rank(job: JobId, digest: Digest, peer: PeerId) -> bytes:
     """Where ``peer`` stands among those who may keep the blob of ``digest``: 32 bytes, the lowest
     first. SHA-256 over the domain, job, digest and key."""
