@@ -90,7 +90,7 @@ def counted(votes: Sequence[int], snapshot: bool) -> list[int]:
     return known + [0] * credibility.countable_newcomers(len(known), newcomers, snapshot=snapshot)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4_096)
 def _fulfilled(
     stop: StopRule, votes: tuple[int, ...], against: tuple[tuple[int, ...], ...]
 ) -> bool:
@@ -115,7 +115,7 @@ def holds(
     return _holds(stop, tuple(votes), tuple(map(tuple, against)), snapshot)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4_096)
 def _holds(
     stop: StopRule, votes: Sequence[int], against: tuple[tuple[int, ...], ...], snapshot: bool
 ) -> bool:
@@ -126,7 +126,7 @@ def _holds(
     )
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4_096)
 def _missing(
     stop: StopRule,
     votes: tuple[int, ...],
@@ -210,7 +210,7 @@ def weight(stop: StopRule, votes: Sequence[int]) -> Fraction:
     return _product(tuple(votes), stop.faulty_ppm)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4_096)
 def _product(votes: tuple[int, ...], faulty_ppm: int) -> Fraction:
     return math.prod((credibility.odds(k, faulty_ppm) for k in votes), start=Fraction(1))
 

@@ -19,7 +19,7 @@ LEASE_UNITS_FIRST = 2
 CLAIM_UNITS_MAX = 4_096
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4_096)
 def rank(salt: bytes, unit: int, peer: PeerId) -> bytes:
     """The rank of ``peer`` for ``unit``: SHA-256 over salt, unit (8 bytes, big-endian) and key."""
     return hashlib.sha256(salt + unit.to_bytes(8, "big") + peer).digest()

@@ -43,7 +43,7 @@ def doublings(crowd: int, wanted: int) -> int:
     return count
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4_096)
 def eligible_after_ms(
     salt: bytes, unit: int, peer: PeerId, *, crowd: int, wanted: int, step_ms: int, known: bool
 ) -> int:
