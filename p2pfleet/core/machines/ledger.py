@@ -42,7 +42,7 @@ TOLD_AGAIN = 4
 TELL_AGAIN_TIMES = 2
 BACKLOG_MS = 10_000
 PEERS_MAX = 4_096
-HELD_MAX = 1_024
+HELD_MAX = 256
 CONFIRMED = ("audited", "ringer")
 
 Kinds = dict[PeerId, dict[int, str]]
