@@ -11,11 +11,11 @@ import pytest
 from p2pfleet.core import effects as ef
 from p2pfleet.core import events as ev
 from p2pfleet.core.errors import Accept, Ignore, Reject, Verdict
+from p2pfleet.core.machines.book import ENDED_MAX
 from p2pfleet.core.machines.consent import Consent
 from p2pfleet.core.machines.judge import Judge, Trial
 from p2pfleet.core.machines.ledger import (
     BACKLOG_MS,
-    HELD_MAX,
     ISSUE_EVERY_MS,
     TELL_AGAIN_TIMES,
     TOLD_AGAIN,
@@ -483,13 +483,6 @@ def test_only_a_publisher_has_receipts_to_send_to_who_comes() -> None:
     assert ledger.greet(ALICE, NOW) == [ef.SendReceipts(ALICE, TOLD_AT_HELLO)]
 
 
-def test_the_receipts_that_a_volunteer_remembers_are_bounded() -> None:
-    ledger = Ledger()
-    for number in range(HELD_MAX + 10):
-        ledger.keep(receipt(job=JobId(sha256(b"%d" % number))))
-    assert len(ledger.held) == HELD_MAX
-
-
 def started(me: PeerId, slots: int) -> Node:
     consent = Consent(Capability("A", bytes(32), "1.32.0"))
     node = Node.create(me, TERMS.id, slots, (), consent)
@@ -544,6 +537,20 @@ def test_a_receipt_of_a_job_that_has_ended_is_taken_and_of_an_unknown_one_ignore
     (unknown,) = started(ALICE, 1).handle(ev.ReceiptReceived(PAULA, verified(receipt())), NOW)
     assert isinstance(unknown, ef.Report)
     assert isinstance(unknown.verdict, Ignore)
+
+
+def test_a_receipt_is_forgotten_with_its_job() -> None:
+    node = started(ALICE, 1)
+    jobs: list[JobId] = []
+    for number in range(ENDED_MAX + 1):
+        one = seal(msgspec.structs.replace(MANIFEST, salt=number.to_bytes(16, "big")))
+        jobs.append(ms.job_id(one))
+        node.handle(ev.ManifestReceived(PAULA, unseal(one)), NOW)  # type: ignore[arg-type]
+        node.handle(ev.ReceiptReceived(PAULA, verified(receipt(job=jobs[-1]))), NOW)
+        assert jobs[-1] in node.ledger.held
+        closure = seal(ms.Closure(TERMS.id, jobs[-1], PAULA, True, WALL_MS))
+        node.handle(ev.ClosureReceived(PAULA, unseal(closure)), NOW)  # type: ignore[arg-type]
+    assert list(node.ledger.held) == jobs[1:] == list(node.ended)
 
 
 def test_a_restarted_volunteer_knows_its_receipts_of_open_and_ended_jobs() -> None:

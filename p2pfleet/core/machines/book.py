@@ -33,15 +33,18 @@ class Book(msgspec.Struct):
         theirs = sum(job.manifest.publisher == publisher for job in self.open.values())
         return len(self.open) >= JOBS_MAX or theirs >= JOBS_A_PUBLISHER
 
-    def end(self, ended: Ended) -> None:
-        """The job is open no more; the oldest memories make room."""
+    def end(self, ended: Ended) -> tuple[JobId, ...]:
+        """The job is open no more; the oldest memories make room: those of the jobs returned."""
         self.open.pop(ended.id, None)
         self.ended[ended.id] = ended
         self.tombstones[ended.id] = ended.manifest.expires_ms
-        if len(self.ended) > ENDED_MAX:
-            del self.ended[next(iter(self.ended))]
         if len(self.tombstones) > TOMBSTONES_MAX:
             del self.tombstones[min(self.tombstones, key=lambda job: (self.tombstones[job], job))]
+        if len(self.ended) <= ENDED_MAX:
+            return ()
+        oldest = next(iter(self.ended))
+        del self.ended[oldest]
+        return (oldest,)
 
     def sweep(self, wall_ms: int) -> None:
         """Drop the tombstones of jobs that nobody may announce any more."""

@@ -42,7 +42,6 @@ TOLD_AGAIN = 4
 TELL_AGAIN_TIMES = 2
 BACKLOG_MS = 10_000
 PEERS_MAX = 4_096
-HELD_MAX = 256
 CONFIRMED = ("audited", "ringer")
 
 Kinds = dict[PeerId, dict[int, str]]
@@ -329,11 +328,14 @@ class Ledger(msgspec.Struct):
     # ---- as a volunteer ----------------------------------------------------------------------
 
     def keep(self, receipt: Receipt) -> None:
-        """Remember a receipt for this node; of very many jobs the oldest make room."""
-        self.held.pop(receipt.job, None)
+        """Remember a receipt for this node, for as long as its job is known: without that no other
+        is judged."""
         self.held[receipt.job] = receipt
-        if len(self.held) > HELD_MAX:
-            del self.held[next(iter(self.held))]
+
+    def forget(self, jobs: Iterable[JobId]) -> None:
+        """These jobs are not known any more."""
+        for job in jobs:
+            self.held.pop(job, None)
 
     def received(
         self,

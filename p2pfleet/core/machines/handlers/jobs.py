@@ -182,7 +182,7 @@ def _closure(node: Node, event: ev.ClosureReceived, now: Millis) -> list[Effect]
 
 def end(node: Node, job: Job, state: str, closure: Sealed | None, now: Millis) -> list[Effect]:
     """Stop work on a job; a stranger's is forgotten but for a tombstone."""
-    node.book.end(job.ended(state, closure, now))
+    node.ledger.forget(node.book.end(job.ended(state, closure, now)))
     node.repair.forget_job(job.id)
     node.openings.end(job.manifest.publisher, job.id)
     effects: list[Effect] = []

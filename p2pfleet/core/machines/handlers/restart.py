@@ -53,7 +53,7 @@ def _job_restored(node: Node, event: ev.JobRestored, now: Millis) -> list[Effect
             job.reason = POISONED
     if event.state != "active":
         closure = None if event.closure is None else event.closure.sealed
-        node.book.end(job.ended(event.state, closure, now))
+        node.ledger.forget(node.book.end(job.ended(event.state, closure, now)))
         node.standing.drop(job.id)
         node.ledger.open.pop(job.id, None)
     return []
